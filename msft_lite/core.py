@@ -1,0 +1,217 @@
+"""The vocabulary of methods and runner: pure data, standard library only.
+
+A method is a generator. It yields a `Rollout` ("from that snapshot, train this mixture for that
+many steps and score it at the marks"), is sent the `Trace` of what happened, and finally returns
+a `Verdict` that names a snapshot. It holds no model, file, clock or random state, so that a
+recorded conversation can be replayed to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+ROOT = "root"  # the snapshot id of the untouched base (under LoRA: of the untrained adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Rows answered correctly, counted in integers so that ties are exact.
+
+    Attributes:
+        outcomes: one character a row, in row order: ``1`` right, ``0`` wrong.
+    """
+
+    outcomes: str
+
+    @property
+    def correct(self) -> int:
+        return self.outcomes.count("1")
+
+    @property
+    def total(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def value(self) -> Fraction:
+        return Fraction(self.correct, self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What one epoch draws: ``share`` passes over each task (1 = normal, absent = dropped)."""
+
+    share: tuple[tuple[str, Fraction], ...]
+
+    @staticmethod
+    def of(tasks: Iterable[str]) -> Mixture:
+        """Returns the mixture that passes once over each of ``tasks``."""
+        return Mixture(tuple((task, Fraction(1)) for task in tasks))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(task for task, _ in self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A decision of a method: ``task`` leaves the mixture.
+
+    Attributes:
+        peak_mark: the mark at which the task was best.
+        rolled_back_to: id of the snapshot that training goes on from.
+        reason: one sentence for the reader of the ledger.
+    """
+
+    task: str
+    peak_mark: int
+    rolled_back_to: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A request: train ``mixture`` from ``start``, snapshot and score at every mark.
+
+    Attributes:
+        start: snapshot id whose weights are trained on.
+        marks: optimizer steps counted from ``start``, strictly increasing; the last is the length.
+        fresh: new optimizer and new data order; otherwise moments, learning-rate position and data
+            cursor carry on from where the latest rollout ended (its weights too if ``start`` is
+            that end).
+        drops: what was decided on the reply before this request.
+    """
+
+    start: str
+    mixture: Mixture
+    marks: tuple[int, ...]
+    fresh: bool
+    drops: tuple[Drop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A scored place on a rollout; mark 0 is its start, mark k its k-th mark."""
+
+    mark: int
+    snapshot: str
+    scores: Mapping[str, Score]
+
+    def mean(self) -> Fraction:
+        """Returns the mean score over all tasks, dropped ones too."""
+        return sum((s.value for s in self.scores.values()), Fraction(0)) / len(self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The reply to a `Rollout`: its start, then one point per mark."""
+
+    points: tuple[Point, ...]
+
+    @property
+    def end(self) -> Point:
+        return self.points[-1]
+
+    def peak(self, task: str, *, start_counts: bool = True) -> Point:
+        """Returns the earliest point with the best score of ``task``.
+
+        Args:
+            task: name of the task.
+            start_counts: whether mark 0 competes.
+        """
+        points = self.points if start_counts else self.points[1:]
+        return max(points, key=lambda point: point.scores[task].value)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a method ends: the snapshot it returns, its last decisions and a remark."""
+
+    snapshot: str
+    drops: tuple[Drop, ...] = ()
+    note: str = ""
+
+
+Method = Generator[Rollout, Trace, Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Turns epochs into whole optimizer steps.
+
+    A mark interval (a quarter epoch by default) is a whole number of steps, and its rows are
+    spread evenly over them; no batch crosses a mark. So after k marks each task has been drawn
+    ``round(k * share * size / marks_per_epoch)`` times exactly, whatever the batch size.
+
+    Attributes:
+        sizes: training rows per task.
+        batch_rows: most rows an optimizer step may hold.
+    """
+
+    sizes: Mapping[str, int]
+    batch_rows: int
+    marks_per_epoch: int = 4
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.sizes)
+
+    def steps_per_mark(self, mixture: Mixture) -> int:
+        """Returns the optimizer steps of one mark interval: enough for its rows in any phase."""
+        most_rows = sum(
+            math.ceil(share * self.sizes[task] / self.marks_per_epoch)
+            for task, share in mixture.share
+        )
+        return max(1, math.ceil(most_rows / self.batch_rows))
+
+    def marks(self, mixture: Mixture, count: int) -> tuple[int, ...]:
+        """Returns the steps of the first ``count`` marks of ``mixture``."""
+        steps = self.steps_per_mark(mixture)
+        return tuple(steps * k for k in range(1, count + 1))
+
+    def epochs(self, epochs: int) -> int:
+        """Returns the marks of that many epochs."""
+        return epochs * self.marks_per_epoch
+
+
+class Record(Protocol):
+    """What `drive` needs of a ledger."""
+
+    def recall(self, request: Rollout) -> Trace | None:
+        """Returns the recorded reply, or opens ``request`` as a new row and returns None.
+
+        Raises:
+            ReplayMismatch: another request stands at this place.
+        """
+        ...
+
+    def conclude(self, verdict: Verdict) -> None:
+        """Records the last decisions."""
+        ...
+
+
+def best_point(points: Iterable[Point]) -> Point:
+    """Returns the earliest point with the best mean score over all tasks."""
+    return max(points, key=Point.mean)
+
+
+def live_snapshots(points: Iterable[Point], active: Iterable[str], best: Point) -> frozenset[str]:
+    """Returns the snapshots of a rollout in progress that may still be asked for.
+
+    These are its start, its latest point, for every active task the earliest point with the best
+    score so far (mark 0 competing or not), and the run's best mean. Every other point has been
+    overtaken: a later mark can replace a task's peak but never restore an earlier one.
+
+    Args:
+        points: the points of the rollout so far, mark 0 first.
+        active: tasks of the rollout's mixture.
+        best: the best mean of the run so far.
+    """
+    trace = Trace(tuple(points))
+    alive = {trace.points[0].snapshot, trace.end.snapshot, best.snapshot}
+    if len(trace.points) > 1:
+        alive |= {trace.peak(task, start_counts=False).snapshot for task in active}
+    return frozenset(alive)

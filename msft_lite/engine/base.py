@@ -1,0 +1,69 @@
+"""What the runner needs of an evaluation engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from msft_lite.model.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids to continue greedily, and the most tokens to add."""
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the engine wrote.
+
+    Attributes:
+        ids: generated token ids; an end-of-text token that ended the text is included.
+        log_probabilities: natural-log probability of each of ``ids`` under the engine's model,
+            empty unless asked for.
+    """
+
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...] = ()
+
+
+class EvalEngine(Protocol):
+    """Greedy generation with weights that are swapped while the engine stays up."""
+
+    name: str
+
+    def ready(self) -> bool:
+        """Returns at once whether the engine can be used without waiting.
+
+        Raises:
+            EngineError: it failed to start.
+        """
+        ...
+
+    def awake(self) -> AbstractContextManager[None]:
+        """Waits until the engine is up and holds its memory within the context."""
+        ...
+
+    def swap(self, weights: Weights, label: str) -> None:
+        """Makes ``weights`` the ones that answer; no answer of earlier weights is reused.
+
+        Args:
+            weights: all trainable tensors.
+            label: the snapshot's id, for logs and messages.
+        """
+        ...
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, log_probabilities: bool = False
+    ) -> list[Completion]:
+        """Returns one completion per prompt, in the order of ``prompts``."""
+        ...
+
+    def close(self) -> None:
+        """Ends the engine; may be called twice."""
+        ...

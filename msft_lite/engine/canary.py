@@ -1,0 +1,123 @@
+"""The check that the engine runs the trainer's weights, made after every swap.
+
+Nearly everything that can go wrong between two implementations of a model is silent: an adapter
+that is not applied, a stale prefix cache, a tied head that stays old, another base. All of it moves
+log probabilities by tenths at least, and all of it is seen on a few fixed probes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from msft_lite.engine.base import EvalEngine, Prompt
+from msft_lite.errors import EngineError
+
+PROBE_NEW_TOKENS = 4
+LogProbabilities = Callable[
+    [Sequence[tuple[tuple[int, ...], tuple[int, ...]]]], Sequence[Sequence[float]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far apart trainer and engine are: absolute differences of log probabilities."""
+
+    mean: float
+    largest: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The differences that rounding may make.
+
+    The first check is held against the ceilings; every later one against ``factor`` times the
+    first, though never against less than the floors or more than the ceilings.
+    """
+
+    mean_floor: float
+    mean_ceiling: float
+    largest_floor: float
+    largest_ceiling: float
+    factor: float = 4.0
+
+    def limits(self, first: Agreement | None) -> tuple[float, float]:
+        """Returns the largest mean and the largest single difference that pass."""
+        if first is None:
+            return self.mean_ceiling, self.largest_ceiling
+        return (
+            min(self.mean_ceiling, max(self.mean_floor, self.factor * first.mean)),
+            min(self.largest_ceiling, max(self.largest_floor, self.factor * first.largest)),
+        )
+
+
+FLOAT32 = Tolerance(1e-4, 1e-4, 1e-3, 1e-3)
+HALF = Tolerance(0.02, 0.1, 0.05, 0.5)
+
+
+def tolerance_of(dtype: str) -> Tolerance:
+    """Returns the tolerance for the wider rounding of trainer and engine, ``float32`` or half."""
+    return FLOAT32 if dtype == "float32" else HALF
+
+
+class Canary:
+    """Fixed probes that go through engine and trainer after every swap.
+
+    The engine completes each probe as it completes any prompt, so through its prefix cache: give
+    probes of 64 tokens and more, or a stale cache stays hidden behind its block size.
+    """
+
+    def __init__(
+        self,
+        probes: Sequence[tuple[int, ...]],
+        *,
+        tolerance: Tolerance,
+        log_probabilities: LogProbabilities,
+    ) -> None:
+        """Keeps the probes.
+
+        Args:
+            probes: token ids of prompts.
+            log_probabilities: the trainer's own, by a plain forward pass, of the continuation in
+                each (prompt, continuation), under the weights that the engine was just given.
+        """
+        self._probes = [Prompt(ids, PROBE_NEW_TOKENS) for ids in probes]
+        self._tolerance = tolerance
+        self._log_probabilities = log_probabilities
+        self._first: Agreement | None = None
+
+    def check(self, engine: EvalEngine, label: str) -> Agreement:
+        """Returns the agreement under the weights ``label``.
+
+        Raises:
+            EngineError: engine and trainer differ by more than rounding.
+        """
+        completions = engine.complete(self._probes, log_probabilities=True)
+        pairs = zip(self._probes, completions, strict=True)
+        expected = self._log_probabilities([(probe.ids, one.ids) for probe, one in pairs])
+        agreement = _compare(expected, [one.log_probabilities for one in completions])
+        mean_limit, largest_limit = self._tolerance.limits(self._first)
+        # Written so that NaN fails.
+        if not (agreement.mean <= mean_limit and agreement.largest <= largest_limit):
+            raise EngineError(
+                f"the engine's weights are not the trainer's: at snapshot {label} their log "
+                f"probabilities of {agreement.tokens} tokens differ by {agreement.mean:.2g} in the "
+                f"mean (limit {mean_limit:.2g}) and by {agreement.largest:.2g} at most (limit "
+                f"{largest_limit:.2g}). No score of this engine can be trusted: use the torch "
+                f"engine, or another version than this of {engine.name}"
+            )
+        self._first = self._first or agreement
+        return agreement
+
+
+def _compare(expected: Sequence[Sequence[float]], found: Sequence[Sequence[float]]) -> Agreement:
+    differences = [
+        abs(ours - theirs)
+        for one, other in zip(expected, found, strict=True)
+        for ours, theirs in zip(one, other, strict=True)
+    ]
+    if not differences or any(math.isnan(difference) for difference in differences):
+        return Agreement(math.nan, math.nan, len(differences))
+    return Agreement(sum(differences) / len(differences), max(differences), len(differences))

@@ -1,0 +1,60 @@
+"""Every error a user can meet. Each says what, where, the offending value and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MsftError(Exception):
+    """Base of all errors that the command line prints without a traceback."""
+
+
+class RecipeError(MsftError):
+    """A recipe or an override on the command line is wrong."""
+
+
+class DataError(MsftError):
+    """A data file, a row in it or a split cannot be used."""
+
+
+class ModelError(MsftError):
+    """A model folder or a tokenizer cannot be used, or a tuning does not apply to it."""
+
+
+class TrainError(MsftError):
+    """Training cannot go on: the loss is not finite or zero, or memory ran out."""
+
+
+class SnapshotError(MsftError):
+    """A snapshot is missing, damaged or of another model."""
+
+
+class StorageError(MsftError):
+    """The disk is full, read-only or gone."""
+
+
+class EngineError(MsftError):
+    """The evaluation engine failed to start, died, hung or gave an answer that cannot be trusted."""
+
+
+class LedgerError(MsftError):
+    """A ledger is damaged, or belongs to another recipe."""
+
+
+class ReplayMismatch(LedgerError):
+    """The method asks for something else than what the ledger recorded."""
+
+
+class OutputFolderError(MsftError):
+    """The output folder is in use or holds no run."""
+
+
+class Interrupted(MsftError):
+    """The user stopped the run at a safe point."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns ``; did you mean 'x'?`` for the closest of ``known``, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,230 @@
+"""The append-only record of a run: JSON Lines, one row a line, durable before it is believed.
+
+Resuming is replaying. A method runs again from the top; every request it makes is compared with
+the recorded one and answered from the recorded marks until the record runs out. From then on
+requests are written down and executed. See docs/format.md for the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from msft_lite.core import Drop, Point, Rollout, Score, Trace, Verdict
+from msft_lite.errors import LedgerError, ReplayMismatch, StorageError
+
+Row = Mapping[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Returns the complete rows of the ledger at ``path``; a torn last line is left out.
+
+    Raises:
+        LedgerError: there is no such file, or a complete line is not a JSON object with a kind.
+    """
+    return _parse(path, _read_bytes(path)[0])
+
+
+def _read_bytes(path: Path) -> tuple[bytes, int]:
+    """Returns the complete lines and the length of the torn tail behind them."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot read the ledger: {error.strerror}") from None
+    end = content.rfind(b"\n") + 1
+    return content[:end], len(content) - end
+
+
+def _parse(path: Path, content: bytes) -> list[Row]:
+    rows: list[Row] = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise LedgerError(
+                f"{path}, line {number}: not JSON ({error}); the ledger is damaged, "
+                "start again with --overwrite"
+            ) from None
+        if not isinstance(row, dict) or "kind" not in row:
+            raise LedgerError(f"{path}, line {number}: not a ledger row: {line[:80]!r}")
+        rows.append(cast(Row, row))
+    return rows
+
+
+def rollout_row(n: int, request: Rollout) -> Row:
+    """Returns the row that stands for a request."""
+    return {
+        "kind": "rollout",
+        "n": n,
+        "start": request.start,
+        "tasks": list(request.mixture.tasks),
+        "share": {task: str(share) for task, share in request.mixture.share},
+        "marks": list(request.marks),
+        "fresh": request.fresh,
+    }
+
+
+def drop_row(n: int, drop: Drop) -> Row:
+    """Returns the row that stands for a decision on the reply to roll-out ``n``."""
+    return {
+        "kind": "drop",
+        "n": n,
+        "task": drop.task,
+        "peak_mark": drop.peak_mark,
+        "rolled_back_to": drop.rolled_back_to,
+        "reason": drop.reason,
+    }
+
+
+def point_of(row: Row) -> Point:
+    """Returns the point that a mark row records."""
+    outcomes: Mapping[str, str] = row["outcomes"]
+    return Point(row["k"], row["snapshot"], {t: Score(text) for t, text in outcomes.items()})
+
+
+class Ledger:
+    """An open ledger; also what `msft_lite.run.loop.drive` records to and recalls from.
+
+    Attributes:
+        path: the JSON Lines file.
+        rows: every row, recorded or new.
+        n: number of the roll-out asked for last, counted from 1.
+        points: marks recorded so far of roll-out ``n``.
+        seen: marks recorded so far of the whole run.
+    """
+
+    def __init__(self, path: Path, *, on_row: Callable[[Row], None] = lambda _row: None) -> None:
+        """Opens or creates the ledger at ``path`` and cuts off a torn last line.
+
+        Args:
+            path: the file; its folder exists.
+            on_row: called with every row as it is replayed or appended.
+
+        Raises:
+            LedgerError: the file is damaged.
+            StorageError: it cannot be written.
+        """
+        self.path = path
+        self.rows: list[Row] = []
+        self.n = 0
+        self.points: list[Point] = []
+        self.seen: list[Point] = []
+        self._replayed = 0
+        self._on_row = on_row
+        if path.exists():
+            content, torn_bytes = _read_bytes(path)
+            self.rows = _parse(path, content)
+            if torn_bytes:
+                os.truncate(path, len(content))
+
+    def expect(self, row: Row) -> None:
+        """Passes over the next recorded row if it equals ``row``; appends ``row`` at the end.
+
+        Raises:
+            ReplayMismatch: another row is recorded here.
+        """
+        recorded = self._next()
+        if recorded is None:
+            self.append(row)
+        elif dict(recorded) != dict(row):
+            raise ReplayMismatch(
+                f"{self.path}, line {self._replayed + 1}: the run recorded "
+                f"{_difference(recorded, row)}; the recipe or the method has changed since. "
+                "Resume with the recipe of the run, or start again with --overwrite"
+            )
+        else:
+            self._pass_over(recorded)
+
+    def append(self, row: Row) -> None:
+        """Writes ``row`` durably; when this returns it survives a power cut.
+
+        Raises:
+            StorageError: the disk is full, read-only or gone; the ledger is as it was before.
+        """
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            _append_durably(self.path, line.encode())
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot write a ledger row: {error.strerror}. Nothing is lost; "
+                f"mend that and go on with: msft-lite resume {self.path.parent}"
+            ) from None
+        self.rows.append(row)
+        self._pass_over(row)
+
+    def recall(self, request: Rollout) -> Trace | None:
+        """Returns the recorded reply to ``request``; None if it has still to be executed.
+
+        In the second case ``points`` holds the marks that an interrupted run had recorded.
+
+        Raises:
+            ReplayMismatch: another request is recorded here.
+        """
+        self._expect_drops(request.drops)
+        self.n += 1
+        self.points = []
+        self.expect(rollout_row(self.n, request))
+        while (row := self._next()) is not None and row["kind"] == "mark":
+            self._pass_over(row)
+        if len(self.points) == len(request.marks) + 1:
+            return Trace(tuple(self.points))
+        return None
+
+    def conclude(self, verdict: Verdict) -> None:
+        """Records the decisions that came with the verdict."""
+        self._expect_drops(verdict.drops)
+
+    def recorded(self, kind: str) -> Row | None:
+        """Returns the first row of that kind, or None."""
+        return next((row for row in self.rows if row["kind"] == kind), None)
+
+    def _expect_drops(self, drops: Iterable[Drop]) -> None:
+        for drop in drops:
+            self.expect(drop_row(self.n, drop))
+
+    def _next(self) -> Row | None:
+        return self.rows[self._replayed] if self._replayed < len(self.rows) else None
+
+    def _pass_over(self, row: Row) -> None:
+        self._replayed += 1
+        if row["kind"] == "mark":
+            point = point_of(row)
+            self.points.append(point)
+            self.seen.append(point)
+        self._on_row(row)
+
+
+def _append_durably(path: Path, line: bytes) -> None:
+    """Appends ``line`` whole or not at all."""
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        length = os.fstat(descriptor).st_size
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(descriptor, line[written:])
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, length)
+            raise
+    finally:
+        os.close(descriptor)
+    if is_new:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _difference(recorded: Row, asked: Row) -> str:
+    keys = [key for key in {**recorded, **asked} if recorded.get(key) != asked.get(key)]
+    return "; ".join(
+        f"{key} = {recorded.get(key)!r} where {asked.get(key)!r} is asked for now" for key in keys
+    )
+
+

@@ -1,0 +1,41 @@
+"""The methods: each a small generator over `msft_lite.core`, with its options beside it.
+
+To add one, write a file with a frozen options dataclass and a generator function, and add a row
+to `METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msft_lite.core import Clock, Method
+from msft_lite.methods.msft import MsftOptions, msft
+from msft_lite.methods.sft import SftOptions, sft
+
+
+@dataclass(frozen=True, slots=True)
+class MethodEntry:
+    """A row of the table: the options class and the generator that takes it."""
+
+    options: Callable[..., Any]
+    generator: Callable[[Clock, Any], Method]
+
+
+METHODS: Mapping[str, MethodEntry] = {
+    "msft": MethodEntry(MsftOptions, msft),
+    "sft": MethodEntry(SftOptions, sft),
+}
+
+
+def build_method(name: str, clock: Clock, options: Mapping[str, Any]) -> Method:
+    """Returns the generator of method ``name``.
+
+    Args:
+        name: a key of `METHODS`.
+        clock: sizes of the tasks and length of an epoch.
+        options: fields of the method's options class.
+    """
+    entry = METHODS[name]
+    return entry.generator(clock, entry.options(**options))

@@ -1,0 +1,1 @@
+"""Models: loading, low-rank adapters, the answer-only loss, sizes, trainable weights."""

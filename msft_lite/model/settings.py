@@ -1,0 +1,46 @@
+"""How a model is loaded and tuned; free of torch, so that sizes can be told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
+Tuning = Literal["lora", "full"]
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How a model is loaded and tuned.
+
+    Attributes:
+        name_or_path: a local folder, or the name of a model on the Hugging Face hub.
+        revision: branch, tag or commit on the hub; of no effect on a local folder.
+        dtype: of the weights. Under LoRA that is the frozen base; the adapter is float32 always.
+        device: where the model is trained; see `resolve_device`.
+        tuning: ``lora`` trains a low-rank adapter over the frozen base, ``full`` every parameter.
+        lora_r: rank of the adapter.
+        lora_alpha: the adapter's output is scaled by ``lora_alpha / lora_r``.
+        lora_dropout: probability of a zero in the adapter's input while training.
+        lora_target_modules: ``all-linear`` (every linear module but the output head) or names of
+            linear modules, such as ``q_proj``.
+        attn_implementation: as transformers names it; None is ``sdpa``.
+        gradient_checkpointing: recompute each layer's activations in the backward pass.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    name_or_path: str
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    device: Device = "cpu"
+    tuning: Tuning = "lora"
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: Literal["all-linear"] | tuple[str, ...] = ALL_LINEAR
+    attn_implementation: str | None = None
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False

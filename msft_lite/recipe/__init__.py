@@ -1,0 +1,38 @@
+"""Recipes: the TOML file that describes a run, checked in full before anything is loaded.
+
+`load` reads a file and the changes from the command line and returns a `Recipe` in which every
+path is absolute and every default filled in, or raises one error that lists all problems. The
+keys stand in `models`, the wording of the problems in `problems`.
+"""
+
+from __future__ import annotations
+
+from msft_lite.recipe.load import digest, dump_toml, json_schema, load, samples
+from msft_lite.recipe.models import (
+    DataTable,
+    EngineTable,
+    EvalTable,
+    ModelTable,
+    MsftTable,
+    Recipe,
+    SftTable,
+    TaskTable,
+    TrainTable,
+)
+
+__all__ = [
+    "DataTable",
+    "EngineTable",
+    "EvalTable",
+    "ModelTable",
+    "MsftTable",
+    "Recipe",
+    "SftTable",
+    "TaskTable",
+    "TrainTable",
+    "digest",
+    "dump_toml",
+    "json_schema",
+    "load",
+    "samples",
+]

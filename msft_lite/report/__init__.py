@@ -1,0 +1,125 @@
+"""Reads ledgers and shows them: tables, curves, cost. Changes nothing in a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from msft_lite.errors import StorageError
+from msft_lite.report.figures import write_figures
+from msft_lite.report.plain import finish_line
+from msft_lite.report.story import Story
+from msft_lite.report.summary import summary
+from msft_lite.report.tables import Grid, all_grids, markdown_table, rich_table
+from msft_lite.report.telling import read_story
+from msft_lite.report.wording import markdown_text, place, visible
+
+LEDGER_NAME = "ledger.jsonl"
+
+
+def write_report(run_folder: Path) -> Path:
+    """Writes summary.json, report.md and figures/*.png into ``run_folder``.
+
+    Works on unfinished runs too.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        LedgerError: the ledger is missing or damaged.
+        StorageError: a file cannot be written.
+    """
+    story = read_story(run_folder / LEDGER_NAME)
+    try:
+        _write(run_folder / "summary.json", _json(summary(story)))
+        figures = write_figures(story, run_folder / "figures")
+        _write(run_folder / "report.md", _markdown(story, figures))
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or run_folder}: cannot write the report: {error.strerror}; mend "
+            "that and write it again with: msft-lite report"
+        ) from None
+    return run_folder / "report.md"
+
+
+def print_report(run_folder: Path, console: Console) -> None:
+    """Prints the tables of the run in ``run_folder``.
+
+    Raises:
+        LedgerError: the ledger is missing or damaged.
+    """
+    story = read_story(run_folder / LEDGER_NAME)
+    console.print(Text(visible(state_text(story)), style="bold"))
+    for grid in all_grids(story):
+        console.print(rich_table(grid))
+
+
+def state_text(story: Story) -> str:
+    """Returns in one sentence how far the run is."""
+    if story.finish is not None:
+        return f"{story.setting.method} {finish_line(story)}"
+    if not story.marks:
+        return f"{story.setting.method} not finished; no mark recorded yet"
+    last = story.marks[-1]
+    return (
+        f"{story.setting.method} not finished; recorded up to roll-out {last.n}, mark {last.k}; "
+        f"best mean so far: {place(story.best)}"
+    )
+
+
+def _json(content: dict[str, object]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes ``text``; a reader sees the old file or the whole new one."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _markdown(story: Story, figures: tuple[Path, ...]) -> str:
+    parts = [
+        f"# Report of a run with {markdown_text(story.setting.method)}\n",
+        f"{markdown_text(_sentence(state_text(story)))}\n",
+        *(markdown_table(grid) for grid in all_grids(story)),
+        _decisions(story),
+        _figures(figures),
+        markdown_table(_settings(story)),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _decisions(story: Story) -> str:
+    lines = [
+        f"{rollout.n}. {markdown_text(drop.task)}: {markdown_text(drop.reason)}"
+        for rollout in story.rollouts
+        for drop in rollout.drops
+    ]
+    return "## Why tasks were dropped\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _figures(figures: tuple[Path, ...]) -> str:
+    if not figures:
+        return ""
+    lines = [f"![{path.stem}](figures/{path.name})" for path in figures]
+    return "## Figures\n\n" + "\n\n".join(lines) + "\n"
+
+
+def _settings(story: Story) -> Grid:
+    own = {
+        "method": story.setting.method,
+        "seed": story.setting.seed,
+        "rows that steer": story.setting.steer_on,
+        "marks per epoch": story.setting.marks_per_epoch,
+    }
+    rows = [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            for key, value in {**own, **story.setting.facts}.items()]  # fmt: skip
+    return Grid("Settings", ("Setting ", "Value "), tuple(rows))

@@ -1,0 +1,258 @@
+"""The curves of a run as PNG files; matplotlib is imported on first use only."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msft_lite.report.intervals import Estimate, mean_wilson, wilson
+from msft_lite.report.story import Mark, RolloutStory, Story
+from msft_lite.report.wording import standing_text, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with every common colour blindness.
+_BLUE, _VERMILLION, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
+_ROLLED_BACK, _BOUNDARY = "#E3E3E3", "#8A8A8A"
+_PANEL_INCHES = (4.4, 2.9)
+_MOST_COLUMNS = 3
+_EPOCHS = "epochs trained, rolled-back ones included"
+
+Draw = Callable[["Axes"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One set of axes: its title, the unit of its y axis and what draws its curves."""
+
+    title: str
+    unit: str
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A value at every mark, and what stands out on it.
+
+    Attributes:
+        value: the value at a mark with its interval, None where there is none.
+        is_trained: whether the curve's task was in the roll-out's mixture.
+        dropped_in: roll-out after which the task left, 0 for none.
+        peak_mark: the mark of that roll-out which was its peak.
+    """
+
+    value: Callable[[Mark], Estimate | None]
+    is_trained: Callable[[RolloutStory], bool]
+    dropped_in: int = 0
+    peak_mark: int = 0
+
+
+def write_figures(story: Story, folder: Path) -> tuple[Path, ...]:
+    """Draws scores.png (every task and the mean), loss.png and one file per task.
+
+    Returns:
+        The files, the overview first; none if no mark is recorded yet.
+    """
+    if not story.marks:
+        return ()
+    folder.mkdir(parents=True, exist_ok=True)
+    pages: list[tuple[str, str, Sequence[Panel]]] = [
+        ("scores.png", "Scores at every mark", _score_panels(story))
+    ]
+    if losses := _loss_panels(story):
+        pages.append(("loss.png", "Training loss between marks", losses))
+    for number, task in enumerate(story.names, start=1):
+        panels = [_score_panel(story, task), *_loss_panels(story, (task,))]
+        pages.append((f"task-{number:02d}-{_slug(task)}.png", visible(task), panels))
+    paths: list[Path] = []
+    for name, title, panels in pages:
+        _save(_figure(story, title, panels), folder / name)
+        paths.append(folder / name)
+    return tuple(paths)
+
+
+def _slug(task: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40] or "task"
+
+
+def _score_panels(story: Story) -> list[Panel]:
+    mean = Curve(lambda mark: mean_wilson(mark.scores), lambda rollout: True)
+    return [
+        Panel("mean over tasks", "correct, %", lambda axes: _draw_scores(axes, story, mean)),
+        *(_score_panel(story, task) for task in story.names),
+    ]
+
+
+def _score_panel(story: Story, task: str) -> Panel:
+    standing = story.standing(task)
+    curve = Curve(
+        lambda mark: wilson(mark.scores[task]),
+        lambda rollout: task in rollout.tasks,
+        standing.n,
+        standing.mark,
+    )
+    title = f"{visible(task)}: {standing_text(standing)}"
+    return Panel(title, "correct, %", lambda axes: _draw_scores(axes, story, curve))
+
+
+def _loss_panels(story: Story, tasks: Sequence[str] = ()) -> list[Panel]:
+    """Returns a panel for every one of ``tasks`` (all if empty) that has a recorded loss."""
+
+    def panel(task: str) -> Panel:
+        def value(mark: Mark) -> Estimate | None:
+            loss = mark.train_loss.get(task)
+            return None if loss is None else Estimate(loss, loss, loss)
+
+        standing = story.standing(task)
+        curve = Curve(value, lambda rollout: task in rollout.tasks, standing.n)
+        return Panel(
+            visible(task), "loss, nats per token", lambda axes: _draw_loss(axes, story, curve)
+        )
+
+    chosen = tasks or story.names
+    return [panel(t) for t in chosen if any(t in mark.train_loss for mark in story.marks)]
+
+
+def _figure(story: Story, title: str, panels: Sequence[Panel]) -> Figure:
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), _MOST_COLUMNS)
+    rows = ceil(len(panels) / columns)
+    width, height = columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1]
+    figure = Figure(figsize=(max(width, 8.0), height + 1.3), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
+    figure.suptitle(title, fontsize=13, parse_math=False)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for number in range(rows * columns):
+        axes = grid[number // columns][number % columns]
+        if number >= len(panels):
+            axes.set_axis_off()
+            continue
+        _draw_panel(axes, story, panels[number])
+    _legend(figure, story, has_scores=any(p.unit.startswith("correct") for p in panels))
+    return figure
+
+
+def _draw_panel(axes: Axes, story: Story, panel: Panel) -> None:
+    _draw_ground(axes, story)
+    panel.draw(axes)
+    axes.set_title(panel.title, fontsize=9.5, loc="left", pad=14, parse_math=False)
+    axes.set_ylabel(panel.unit, fontsize=8.5)
+    axes.set_xlabel(_EPOCHS, fontsize=8.5)
+    axes.tick_params(labelsize=8)
+    axes.margins(x=0.02)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _draw_ground(axes: Axes, story: Story) -> None:
+    """Draws what all panels share: roll-out boundaries and numbers, rolled-back stretches."""
+    sparse = ceil(len(story.rollouts) / 12)
+    for rollout in story.rollouts:
+        if not rollout.marks:
+            continue
+        begin, end = _spent(rollout.marks[0]), _spent(rollout.marks[-1])
+        kept = story.kept_mark(rollout)
+        if kept < len(rollout.marks) - 1:
+            axes.axvspan(_spent(rollout.marks[kept]), end, color=_ROLLED_BACK, lw=0, zorder=0)
+        if rollout.n > 1:
+            axes.axvline(begin, color=_BOUNDARY, lw=0.7, ls=(0, (1, 2)), zorder=1)
+        if (rollout.n - 1) % sparse == 0:
+            axes.annotate(
+                str(rollout.n), ((begin + end) / 2, 1.0), xycoords=("data", "axes fraction"),
+                xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7.5,
+                color=_BOUNDARY,
+            )  # fmt: skip
+
+
+def _draw_scores(axes: Axes, story: Story, curve: Curve) -> None:
+    for rollout in story.rollouts:
+        _draw_stretch(axes, rollout, curve, percent=True)
+    _draw_drop(axes, story, curve, has_peak=True)
+    best = story.best
+    if best is not None and (estimate := curve.value(best)) is not None:
+        axes.plot(
+            _spent(best), 100 * estimate.value, marker="D", ms=7, mfc="none", mec=_GREEN, mew=1.8,
+            ls="none", zorder=6,
+        )  # fmt: skip
+
+
+def _draw_loss(axes: Axes, story: Story, curve: Curve) -> None:
+    for rollout in story.rollouts:
+        _draw_stretch(axes, rollout, curve, percent=False)
+    _draw_drop(axes, story, curve, has_peak=False)
+
+
+def _draw_stretch(axes: Axes, rollout: RolloutStory, curve: Curve, *, percent: bool) -> None:
+    """Draws the curve over one roll-out; across a roll-back there is no line."""
+    scale = 100 if percent else 1
+    found = [(_spent(mark), e) for mark in rollout.marks if (e := curve.value(mark)) is not None]
+    if not found:
+        return
+    x = [place for place, _ in found]
+    trained = curve.is_trained(rollout)
+    colour, style = (_BLUE, "-") if trained else (_BLACK, ":")
+    axes.plot(
+        x, [scale * e.value for _, e in found], color=colour, ls=style, lw=1.4, marker=".", ms=4.5,
+        zorder=4,
+    )  # fmt: skip
+    if percent:
+        low, high = [scale * e.low for _, e in found], [scale * e.high for _, e in found]
+        axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0, zorder=2)
+
+
+def _draw_drop(axes: Axes, story: Story, curve: Curve, *, has_peak: bool) -> None:
+    if curve.dropped_in == 0:
+        return
+    marks = story.rollouts[curve.dropped_in - 1].marks
+    axes.axvline(_spent(marks[-1]), color=_VERMILLION, lw=1.4, ls="--", zorder=3)
+    peak = curve.value(marks[curve.peak_mark]) if curve.peak_mark < len(marks) else None
+    if has_peak and peak is not None:
+        axes.plot(
+            _spent(marks[curve.peak_mark]), 100 * peak.value, marker="^", ms=8, color=_VERMILLION,
+            ls="none", zorder=5,
+        )  # fmt: skip
+
+
+def _legend(figure: Figure, story: Story, *, has_scores: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    best = "returned point" if story.finish else "best mean so far"
+    both = [
+        Line2D([], [], color=_BLUE, marker=".", label="task in training"),
+        Line2D([], [], color=_VERMILLION, ls="--", label="task dropped"),
+        Line2D([], [], color=_BOUNDARY, ls=(0, (1, 2)), label="new roll-out (number on top)"),
+        Patch(color=_ROLLED_BACK, label="rolled back: training went on from its left edge"),
+    ]
+    scores = [
+        Line2D([], [], color=_BLACK, marker=".", ls=":", label="task no longer in training"),
+        Patch(color=_BLUE, alpha=0.13, label="95 % interval"),
+        Line2D([], [], color=_VERMILLION, marker="^", ls="none", label="peak that led to the drop"),
+        Line2D([], [], mfc="none", mec=_GREEN, mew=1.8, marker="D", ls="none", label=best),
+    ]
+    figure.legend(
+        handles=[*both, *scores] if has_scores else both,
+        loc="outside lower center",
+        ncols=2 if figure.get_size_inches()[0] < 9 else 4,
+        fontsize=8,
+        frameon=False,
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        # A task's name in a script that the font lacks is drawn as boxes; that is no fault.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _spent(mark: Mark) -> float:
+    return float(mark.spent.epochs)

@@ -1,0 +1,232 @@
+"""The tables of a report, once as neutral grids of texts, shown by rich or written as Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from msft_lite.core import Score
+from msft_lite.report.intervals import mean_wilson, task_differences, wilson
+from msft_lite.report.story import Mark, RolloutStory, Story
+from msft_lite.report.wording import (
+    duration,
+    markdown_text,
+    percent,
+    percent_interval,
+    place,
+    points_interval,
+    size,
+    standing_text,
+    visible,
+)
+
+MEAN = "mean over tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of texts; foreign names stand in it as they are and are escaped when shown.
+
+    Attributes:
+        columns: headings; one that ends in a space is aligned to the left.
+        notes: sentences under the table.
+        has_total: whether the last row sums up the others.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    has_total: bool = False
+
+
+def all_grids(story: Story) -> tuple[Grid, ...]:
+    """Returns every table that the story has the rows for."""
+    grids = [] if story.finish is None else [report_grid(story)]
+    return (*grids, control_grid(story), rollout_grid(story), cost_grid(story))
+
+
+def report_grid(story: Story) -> Grid:
+    """Returns base and returned point on the report split; the run must be finished."""
+    assert story.finish is not None, "ask only for a finished run"
+    base, best = story.finish.base, story.finish.best
+    per_task, mean = task_differences(base, best, seed=story.setting.seed)
+    rows = [
+        (name, f"{base[name].total:,}", _interval(base[name]), _interval(best[name]),
+         points_interval(per_task[name]))
+        for name in story.names
+    ]  # fmt: skip
+    total = sum(score.total for score in base.values())
+    rows.append(
+        (MEAN, f"{total:,}", percent_interval(mean_wilson(base)),
+         percent_interval(mean_wilson(best)), points_interval(mean))
+    )  # fmt: skip
+    return Grid(
+        f"Report split: the base and the returned point ({place(story.best)})",
+        ("Task ", "Rows", "Base %", "Returned %", "Difference, points"),
+        tuple(rows),
+        (
+            "In brackets 95 % intervals: Wilson for a score, a paired bootstrap over rows "
+            "(2,000 resamples) for a difference.",
+            _steering(story),
+        ),
+        has_total=True,
+    )
+
+
+def _interval(score: Score) -> str:
+    return percent_interval(wilson(score))
+
+
+def _steering(story: Story) -> str:
+    if story.setting.steer_on == "report":
+        return (
+            "The same rows chose the peaks, the drops and the returned point (the paper's "
+            "protocol), so these scores are optimistic."
+        )
+    return "These rows steered nothing: they were read once, at the end."
+
+
+def control_grid(story: Story) -> Grid:
+    """Returns per task the scores that steered the run and what became of the task."""
+    split = "Report" if story.setting.steer_on == "report" else "Control"
+    notes = [
+        "These rows steered the run (peaks, drops, the returned point): "
+        "the best of many marks is an optimistic number."
+    ]
+    if story.finish is None:
+        notes.append("The run is not finished.")
+    return Grid(
+        f"{split} split: what steered the run",
+        ("Task ", "Train rows", "Base %", "Own best %", "Own best at ",
+         "Returned %" if story.finish else "Best mean so far %", "Status "),
+        (*(_control_row(story, task.name, task.train) for task in story.tasks),
+         _control_mean(story)),
+        tuple(notes),
+        has_total=True,
+    )  # fmt: skip
+
+
+def _control_row(story: Story, task: str, train_rows: int) -> tuple[str, ...]:
+    peak = story.peak(task)
+    return (
+        task,
+        f"{train_rows:,}",
+        _at(story.base, task),
+        _at(peak, task),
+        place(peak),
+        _at(story.best, task),
+        standing_text(story.standing(task)),
+    )
+
+
+def _at(mark: Mark | None, task: str) -> str:
+    return "-" if mark is None else _interval(mark.scores[task])
+
+
+def _control_mean(story: Story) -> tuple[str, ...]:
+    best_mean = max(story.marks, key=lambda mark: mark.mean, default=None)
+    train_rows = sum(task.train for task in story.tasks)
+    return (
+        MEAN,
+        f"{train_rows:,}",
+        _mean_at(story.base),
+        _mean_at(best_mean),
+        place(best_mean),
+        _mean_at(story.best),
+        "",
+    )
+
+
+def _mean_at(mark: Mark | None) -> str:
+    return "-" if mark is None else percent_interval(mean_wilson(mark.scores))
+
+
+def rollout_grid(story: Story) -> Grid:
+    """Returns one row a roll-out: what it trained, how far, and what was decided on it."""
+    return Grid(
+        "Roll-outs",
+        ("No.", "From ", "Tasks ", "Marks", "Steps", "Best mean %", "Rolled back to ",
+         "Dropped "),
+        tuple(_rollout_row(story, rollout) for rollout in story.rollouts),
+        (f"A mark is 1/{story.setting.marks_per_epoch} epoch of the tasks still active. "
+         "The mean is over all tasks, on the rows that steer.",),
+    )  # fmt: skip
+
+
+def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
+    best_mean = max((mark.mean for mark in rollout.marks), default=None)
+    return (
+        str(rollout.n),
+        place(story.mark_of(rollout.start)) if story.mark_of(rollout.start) else "base",
+        f"{len(rollout.tasks)} of {len(story.tasks)}",
+        f"{max(0, len(rollout.marks) - 1)} of {len(rollout.steps)}",
+        f"{rollout.steps[-1]:,}",
+        "-" if best_mean is None else percent(float(best_mean)),
+        rolled_back_text(story, rollout),
+        ", ".join(drop.task for drop in rollout.drops) or "-",
+    )
+
+
+def rolled_back_text(story: Story, rollout: RolloutStory) -> str:
+    """Returns where training went on from if not from the end of ``rollout``, else a dash."""
+    kept = story.kept_mark(rollout)
+    if kept >= len(rollout.steps):
+        return "-"
+    return "the start" if kept == 0 else f"mark {kept}"
+
+
+def cost_grid(story: Story) -> Grid:
+    """Returns where the seconds went, longest first, with the other costs as notes."""
+    totals = story.totals()
+    whole = sum(totals.seconds.values())
+    parts = sorted(totals.seconds.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(kind, duration(value), percent(value / whole if whole else 0.0))
+            for kind, value in parts]  # fmt: skip
+    return Grid(
+        "Where the time went",
+        ("Part ", "Time", "Share %"),
+        (*rows, ("sum", duration(whole), "100.0" if whole else "0.0")),
+        (
+            f"{totals.steps:,} optimizer steps, {totals.rolled_back_steps:,} of them rolled back; "
+            f"{totals.trained_tokens:,} tokens trained, {totals.generated_tokens:,} generated in "
+            f"{totals.evaluations:,} evaluations; most memory held {size(totals.peak_bytes)}.",
+        ),
+        has_total=True,
+    )
+
+
+def rich_table(grid: Grid) -> Table:
+    """Returns ``grid`` for a terminal."""
+    table = Table(title=Text(visible(grid.title)), title_justify="left", box=SIMPLE_HEAD)
+    table.caption = Text("\n".join(map(visible, grid.notes)))
+    table.caption_justify = "left"
+    for column in grid.columns:
+        table.add_column(
+            Text(column.strip()), justify="left" if _is_left(column) else "right", overflow="fold"
+        )
+    for number, row in enumerate(grid.rows, start=1):
+        if grid.has_total and number == len(grid.rows):
+            table.add_section()
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    return table
+
+
+def markdown_table(grid: Grid) -> str:
+    """Returns ``grid`` as Markdown with a heading."""
+    rules = [":--" if _is_left(column) else "--:" for column in grid.columns]
+    lines = [[column.strip() for column in grid.columns], rules]
+    for number, row in enumerate(grid.rows, start=1):
+        is_total = grid.has_total and number == len(grid.rows)
+        cells = [markdown_text(cell) for cell in row]
+        lines.append([f"**{cell}**" if is_total and cell else cell for cell in cells])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = "\n\n".join(markdown_text(note) for note in grid.notes)
+    return f"## {markdown_text(grid.title)}\n\n{table}\n\n{notes}\n"
+
+
+def _is_left(column: str) -> bool:
+    return column.endswith(" ")

@@ -1,0 +1,210 @@
+"""Turns ledger rows into a story: a pure fold that checks every row and names the damaged line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+from msft_lite.core import ROOT, Drop
+from msft_lite.errors import LedgerError, did_you_mean
+from msft_lite.ledger import Row, read_rows
+from msft_lite.report.fields import Fields
+from msft_lite.report.story import (
+    Finish,
+    Mark,
+    Position,
+    RolloutStory,
+    Setting,
+    Story,
+    TaskRows,
+)
+
+FORMAT = 1  # of the ledger rows; see docs/format.md
+_OWN_FIELDS = {"kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on"}
+
+
+def read_story(path: Path) -> Story:
+    """Returns the story of the ledger at ``path``.
+
+    Raises:
+        LedgerError: the ledger is missing or damaged; the message names the line.
+    """
+    return tell(read_rows(path), source=str(path))
+
+
+def tell(rows: Iterable[Row], *, source: str = "ledger.jsonl") -> Story:
+    """Returns the story of ``rows``, the first of which is line 1 of ``source``.
+
+    Raises:
+        LedgerError: a row is damaged, missing or out of order; the message names the line.
+    """
+    story: Story | None = None
+    for line, row in enumerate(rows, start=1):
+        story = advance(story, row, where=f"{source}, line {line}")
+    if story is None:
+        raise LedgerError(f"{source}: the ledger holds no complete row; start the run again")
+    return story
+
+
+def advance(story: Story | None, row: Row, *, where: str) -> Story:
+    """Returns the story with one more row told; None is the story before the first.
+
+    Raises:
+        LedgerError: the row is damaged or cannot stand here.
+    """
+    fields = Fields(row, where)
+    kind = fields.text("kind")
+    if story is None:
+        if kind != "start":
+            raise fields.damaged(f"a {kind!r} row where the start row is due")
+        return _start(fields)
+    if story.finish is not None:
+        raise fields.damaged(f"a {kind!r} row after the finish")
+    if kind not in _TELLERS:
+        hint = did_you_mean(kind, _TELLERS)
+        raise fields.damaged(f"kind = {kind!r} is not a row that can stand here{hint}")
+    return _TELLERS[kind](story, fields)
+
+
+def _start(fields: Fields) -> Story:
+    if (number := fields.whole("format")) != FORMAT:
+        raise LedgerError(
+            f"{fields.where}: the ledger has format {number}, this version reads format {FORMAT}; "
+            "use the version that wrote it"
+        )
+    setting = Setting(
+        method=fields.text("method"),
+        seed=fields.whole("seed"),
+        marks_per_epoch=fields.whole("marks_per_epoch"),
+        steer_on=fields.text("steer_on") if "steer_on" in fields.values else "control",
+        facts={key: value for key, value in fields.values.items() if key not in _OWN_FIELDS},
+    )
+    if setting.marks_per_epoch == 0:
+        raise fields.damaged("marks_per_epoch is 0")
+    names, rows = fields.names("tasks"), fields.group("rows")
+    if not names or len(set(names)) != len(names):
+        raise fields.damaged(f"tasks = {list(names)} is empty or names a task twice")
+    return Story(setting, tuple(_task(name, rows.group(name)) for name in names))
+
+
+def _task(name: str, rows: Fields) -> TaskRows:
+    return TaskRows(name, rows.whole("train"), rows.whole("control"), rows.whole("report"))
+
+
+def _rollout(story: Story, fields: Fields) -> Story:
+    n, steps, tasks = fields.whole("n"), fields.wholes("marks"), fields.names("tasks")
+    if n != len(story.rollouts) + 1:
+        raise fields.damaged(f"roll-out {n} where roll-out {len(story.rollouts) + 1} is due")
+    if story.rollouts and not story.rollouts[-1].is_complete:
+        raise fields.damaged(f"roll-out {n} begins but marks of roll-out {n - 1} are missing")
+    if not steps or steps[0] == 0 or any(a >= b for a, b in pairwise(steps)):
+        raise fields.damaged(f"marks = {list(steps)} do not rise from 1 or more")
+    if not tasks or set(tasks) - set(story.names):
+        raise fields.damaged(f"tasks = {list(tasks)} are not tasks of the run")
+    start = fields.text("start")
+    rollout = RolloutStory(
+        n=n,
+        start=start,
+        path=_position(story, start, fields),
+        spent=story.rollouts[-1].marks[-1].spent if story.rollouts else Position(0, Fraction(0)),
+        tasks=tasks,
+        share=_shares(fields),
+        fresh=fields.truth("fresh"),
+        steps=steps,
+    )
+    return replace(story, rollouts=(*story.rollouts, rollout))
+
+
+def _shares(fields: Fields) -> dict[str, Fraction]:
+    shares = fields.group("share")
+    try:
+        return {task: Fraction(shares.text(task)) for task in shares.values}
+    except (ValueError, ZeroDivisionError):
+        raise fields.damaged(f"share = {dict(shares.values)} are not fractions") from None
+
+
+def _position(story: Story, snapshot: str, fields: Fields) -> Position:
+    mark = story.mark_of(snapshot)
+    if mark is not None:
+        return mark.path
+    if snapshot != ROOT:
+        raise fields.damaged(f"snapshot {snapshot!r} was not scored at any mark before")
+    return Position(0, Fraction(0))
+
+
+def _mark(story: Story, fields: Fields) -> Story:
+    rollout = _current(story, fields)
+    k = len(rollout.marks)
+    if fields.whole("k") != k or rollout.is_complete:
+        due = "no further mark" if rollout.is_complete else f"mark {k}"
+        raise fields.damaged(f"mark {fields.whole('k')} of roll-out {rollout.n} where {due} is due")
+    step, epochs = rollout.length(k), Fraction(k, story.setting.marks_per_epoch)
+    if fields.whole("step") != step:
+        raise fields.damaged(f"mark {k} at step {fields.whole('step')}, planned at step {step}")
+    mark = Mark(
+        n=rollout.n,
+        k=k,
+        snapshot=fields.text("snapshot"),
+        path=rollout.path.after(step, epochs),
+        spent=rollout.spent.after(step, epochs),
+        scores=fields.scores(story.names, "scores", "outcomes"),
+        train_loss=fields.numbers("train_loss"),
+        trained_tokens=fields.whole("trained_tokens"),
+        generated_tokens=fields.whole("generated_tokens"),
+        seconds=fields.numbers("seconds"),
+        peak_bytes=fields.whole("peak_bytes"),
+    )
+    return _with_current(story, replace(rollout, marks=(*rollout.marks, mark)))
+
+
+def _drop(story: Story, fields: Fields) -> Story:
+    rollout = _current(story, fields)
+    drop = Drop(
+        task=fields.text("task"),
+        peak_mark=fields.whole("peak_mark"),
+        rolled_back_to=fields.text("rolled_back_to"),
+        reason=fields.text("reason"),
+    )
+    if not rollout.is_complete:
+        raise fields.damaged(f"a drop before the last mark of roll-out {rollout.n}")
+    if drop.task not in rollout.tasks or drop.task in {d.task for d in rollout.drops}:
+        raise fields.damaged(f"task = {drop.task!r} is not active in roll-out {rollout.n}")
+    _position(story, drop.rolled_back_to, fields)
+    return _with_current(story, replace(rollout, drops=(*rollout.drops, drop)))
+
+
+def _finish(story: Story, fields: Fields) -> Story:
+    finish = Finish(
+        n=fields.whole("n"),
+        k=fields.whole("k"),
+        snapshot=fields.text("snapshot"),
+        note=fields.text("note"),
+        base=fields.scores(story.names, "scores.base", "outcomes.base"),
+        best=fields.scores(story.names, "scores.best", "outcomes.best"),
+        seconds=fields.numbers("seconds"),
+    )
+    if any(finish.base[task].total != finish.best[task].total for task in story.names):
+        raise fields.damaged("scores.base and scores.best are not of the same rows")
+    place = {(mark.n, mark.k): mark for mark in story.marks}.get((finish.n, finish.k))
+    if place is None or place.snapshot != finish.snapshot:
+        raise fields.damaged(
+            f"snapshot {finish.snapshot!r} does not stand at roll-out {finish.n}, mark {finish.k}"
+        )
+    return replace(story, finish=finish)
+
+
+def _current(story: Story, fields: Fields) -> RolloutStory:
+    n = fields.whole("n")
+    if not story.rollouts or n != len(story.rollouts):
+        raise fields.damaged(f"n = {n} but {len(story.rollouts)} roll-outs have begun")
+    return story.rollouts[-1]
+
+
+def _with_current(story: Story, rollout: RolloutStory) -> Story:
+    return replace(story, rollouts=(*story.rollouts[:-1], rollout))
+
+
+_TELLERS = {"rollout": _rollout, "mark": _mark, "drop": _drop, "finish": _finish}

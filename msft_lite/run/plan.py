@@ -1,0 +1,357 @@
+"""What a run will cost, told before it starts: the method is driven with assumed curves.
+
+Nothing is trained and torch is not imported; a plan takes about a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from msft_lite.core import (
+    ROOT,
+    Clock,
+    Drop,
+    Point,
+    Rollout,
+    Score,
+    Trace,
+    Verdict,
+    best_point,
+    live_snapshots,
+)
+from msft_lite.data.sources import Row, read_jsonl
+from msft_lite.data.splits import Given, Samples, Splits, split_rows
+from msft_lite.errors import DataError
+from msft_lite.methods import build_method
+from msft_lite.model.settings import Dtype, ModelSettings
+from msft_lite.model.size import ModelSize, model_size
+from msft_lite.recipe import MsftTable, Recipe, TaskTable, samples
+from msft_lite.run.loop import drive
+
+SCORED_ROWS = 10_000  # so fine that an assumed curve never has two equal neighbours
+CHARACTERS_PER_TOKEN = 4  # of English text under a large vocabulary
+HUB_ROWS = 2_000  # assumed where a data set would have to be downloaded to be counted
+EARLIEST_PEAK = Fraction(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """Rows of a task, and the tokens of an average training row."""
+
+    name: str
+    train_rows: int
+    control_rows: int
+    report_rows: int
+    tokens_per_row: Fraction
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What driving a method with assumed curves came to.
+
+    Attributes:
+        stages: roll-outs.
+        steps: optimizer steps.
+        rows: training rows drawn, per task.
+        evaluations: snapshots that are scored on the control rows.
+        snapshots_written: in all.
+        snapshots_alive: most at a time.
+        drops: tasks in the order they leave.
+    """
+
+    stages: int
+    steps: int
+    rows: Mapping[str, int]
+    evaluations: int
+    snapshots_written: int
+    snapshots_alive: int
+    drops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `plan` says.
+
+    Attributes:
+        tally: stages, steps, evaluations and snapshots.
+        train_tokens: tokens of all rows drawn.
+        generated_tokens_at_most: on control and report rows, were every answer of full length.
+        size: sizes of the model, None if it is not in a local folder.
+        disk_bytes_at_most: snapshots alive and two crash copies; None where `size` is.
+        written_bytes: of all snapshots and crash copies; None where `size` is.
+        assumption: one line on the curves.
+        notes: what was counted, estimated or left out.
+    """
+
+    method: str
+    tasks: tuple[TaskPlan, ...]
+    tally: Tally
+    train_tokens: int
+    generated_tokens_at_most: int
+    size: ModelSize | None
+    disk_bytes_at_most: int | None
+    written_bytes: int | None
+    assumption: str
+    notes: tuple[str, ...]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Returns what running ``recipe`` would come to if the tasks behaved as assumed.
+
+    Raises:
+        DataError: a data file cannot be used.
+        ModelError: the model folder cannot be used.
+    """
+    size = model_size(_model_settings(recipe))
+    counter = TokenCounter(Path(recipe.model.name_or_path))
+    notes: list[str] = []
+    tasks = tuple(_task_plan(recipe, task, counter, notes) for task in recipe.tasks)
+    notes += _estimates(recipe, counter, size)
+    epochs = _horizon(recipe)
+    tally = simulate(recipe, {task.name: task.train_rows for task in tasks}, epochs)
+    evaluated = sum(
+        (tally.evaluations * task.control_rows + 2 * task.report_rows) * task.max_new_tokens
+        for task in tasks
+    )
+    crash_bytes = size.moments_bytes if size else 0
+    return Plan(
+        method=recipe.method.name,
+        tasks=tasks,
+        tally=tally,
+        train_tokens=round(sum(tally.rows[task.name] * task.tokens_per_row for task in tasks)),
+        generated_tokens_at_most=evaluated,
+        size=size,
+        disk_bytes_at_most=size and size.snapshot_bytes * tally.snapshots_alive + 2 * crash_bytes,
+        written_bytes=size and (size.snapshot_bytes + crash_bytes) * tally.snapshots_written,
+        assumption=_assumption(len(tasks), epochs),
+        notes=tuple(notes),
+    )
+
+
+def simulate(recipe: Recipe, sizes: Mapping[str, int], epochs: int) -> Tally:
+    """Returns the tally of the recipe's method on tasks of ``sizes`` training rows.
+
+    Args:
+        recipe: method, batch sizes, marks.
+        sizes: training rows per task.
+        epochs: the last task's peak.
+    """
+    train = recipe.train
+    batch_rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    clock = Clock(sizes, batch_rows, recipe.eval.marks_per_epoch)
+    options = recipe.method.model_dump(exclude={"name"})
+    world = AssumedWorld(clock, epochs, deferred=recipe.eval.at == "end")
+    drive(build_method(recipe.method.name, clock, options), world.execute, world)
+    return world.tally()
+
+
+class AssumedWorld:
+    """Answers roll-outs from assumed curves, and counts; records nothing, so recalls nothing."""
+
+    def __init__(self, clock: Clock, epochs: int, *, deferred: bool) -> None:
+        """Takes the tasks, the peak of the last of them and whether evaluation waits."""
+        self._clock = clock
+        self._deferred = deferred
+        self._peaks = dict(zip(clock.tasks, assumed_peaks(len(clock.tasks), epochs), strict=True))
+        self._reach = 8 * epochs
+        nothing = dict.fromkeys(clock.tasks, Fraction(0))
+        self._seen = {ROOT: nothing}  # epochs of each task that lie behind a snapshot
+        self._points: list[Point] = []
+        self._drops: list[str] = []
+        self._rows = dict.fromkeys(clock.tasks, 0)
+        self._stages = self._steps = self._written = 0
+        self._alive: frozenset[str] = frozenset()
+        self._most_alive = 0
+
+    def execute(self, request: Rollout) -> Trace:
+        """Returns the assumed reply to ``request``."""
+        self._leave(request.drops)
+        self._stages += 1
+        self._steps += request.marks[-1]
+        points = [self._point(0, request.start)]
+        self._alive = frozenset({request.start, *self._best(points)})
+        for mark in range(1, len(request.marks) + 1):
+            points.append(self._point(mark, self._train(request, mark)))
+            self._written += 1
+            self._alive |= {points[-1].snapshot}
+            self._most_alive = max(self._most_alive, len(self._alive - {ROOT}))
+            if not self._deferred:
+                best = best_point([*self._points, *points])
+                self._alive = live_snapshots(points, request.mixture.tasks, best)
+        self._points += points
+        return Trace(tuple(points))
+
+    def recall(self, request: Rollout) -> Trace | None:
+        """Returns None: every request is executed."""
+        return None
+
+    def conclude(self, verdict: Verdict) -> None:
+        """Counts the last decisions."""
+        self._leave(verdict.drops)
+
+    def tally(self) -> Tally:
+        """Returns what was counted."""
+        return Tally(
+            stages=self._stages,
+            steps=self._steps,
+            rows=self._rows,
+            evaluations=len({point.snapshot for point in self._points}),
+            snapshots_written=self._written,
+            snapshots_alive=self._most_alive,
+            drops=tuple(self._drops),
+        )
+
+    def _leave(self, drops: Sequence[Drop]) -> None:
+        self._drops += [drop.task for drop in drops]
+
+    def _best(self, points: Sequence[Point]) -> set[str]:
+        return {best_point([*self._points, *points]).snapshot}
+
+    def _train(self, request: Rollout, mark: int) -> str:
+        """Returns the snapshot at ``mark``, having counted its rows."""
+        marks = self._clock.marks_per_epoch
+        before = self._seen[request.start]
+        behind = dict(before)
+        for task, share in request.mixture.share:
+            rows = [round(k * share * self._clock.sizes[task] / marks) for k in (mark - 1, mark)]
+            self._rows[task] += rows[1] - rows[0]
+            behind[task] = before[task] + mark * share / marks
+        snapshot = f"stage {self._stages}, mark {mark}"
+        self._seen[snapshot] = behind
+        return snapshot
+
+    def _point(self, mark: int, snapshot: str) -> Point:
+        behind = self._seen[snapshot]
+        return Point(mark, snapshot, {t: self._score(t, behind[t]) for t in self._clock.tasks})
+
+    def _score(self, task: str, epochs: Fraction) -> Score:
+        away = abs(epochs - self._peaks[task]) / self._reach
+        correct = max(0, round(SCORED_ROWS * (1 - away)))
+        return Score("1" * correct + "0" * (SCORED_ROWS - correct))
+
+
+def assumed_peaks(count: int, epochs: int) -> tuple[Fraction, ...]:
+    """Returns peaks in epochs of a task's own rows, evenly spread from 1/2 to ``epochs``."""
+    if count == 1:
+        return (EARLIEST_PEAK + (epochs - EARLIEST_PEAK) / 2,)
+    step = (epochs - EARLIEST_PEAK) / (count - 1)
+    return tuple(EARLIEST_PEAK + step * i for i in range(count))
+
+
+class TokenCounter:
+    """Counts tokens with the model's own tokenizer where its file is at hand, else estimates."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads ``folder``/tokenizer.json if it is there."""
+        # The tokenizer's engine alone: transformers' tokenizers import torch.
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        self._tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a tokenizer counts."""
+        return self._tokenizer is not None
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Returns the tokens of each text, special tokens left out."""
+        if self._tokenizer is None:
+            return [max(1, len(text) // CHARACTERS_PER_TOKEN) for text in texts]
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [len(encoding.ids) for encoding in encoded]
+
+
+def _task_plan(
+    recipe: Recipe, task: TaskTable, counter: TokenCounter, notes: list[str]
+) -> TaskPlan:
+    max_new_tokens = task.max_new_tokens or recipe.eval.max_new_tokens
+    most = samples(recipe, task)
+    if task.path is None:
+        if None in most:
+            notes.append(f"{task.name}: on the hub and not counted; {HUB_ROWS} rows are assumed")
+        train, control, report = (rows or HUB_ROWS for rows in most)
+        length = Fraction(recipe.train.max_length)
+        return TaskPlan(task.name, train, control, report, length, max_new_tokens)
+    splits = _splits(task, most, recipe.seed)
+    notes += [f"{task.name}: {note}" for note in splits.notes]
+    lengths = _lengths(splits.train, counter, recipe.train.max_length)
+    if not lengths:
+        raise DataError(
+            f"task {task.name!r}: no answer fits into train.max_length = {recipe.train.max_length}"
+        )
+    if len(lengths) < len(splits.train):
+        notes.append(f"{task.name}: {len(splits.train) - len(lengths)} answers are too long")
+    return TaskPlan(
+        task.name,
+        len(lengths),
+        len(splits.control),
+        len(splits.report),
+        Fraction(sum(lengths), len(lengths)),
+        max_new_tokens,
+    )
+
+
+def _splits(task: TaskTable, most: tuple[int | None, int | None, int | None], seed: int) -> Splits:
+    given = Given(
+        train=read_jsonl(task.path) if task.path else (),
+        control=read_jsonl(task.control_path) if task.control_path else None,
+        report=read_jsonl(task.report_path) if task.report_path else None,
+    )
+    return split_rows(task.name, given, samples=Samples(*most), seed=seed)
+
+
+def _lengths(rows: Sequence[Row], counter: TokenCounter, max_length: int) -> list[int]:
+    """Returns the tokens of every row that is trained on: answer, end of text, cut prompt."""
+    prompts = counter.count([row.prompt for row in rows])
+    answers = [tokens + 1 for tokens in counter.count([row.answer for row in rows])]
+    return [
+        min(prompt + answer, max_length)
+        for prompt, answer in zip(prompts, answers, strict=True)
+        if answer < max_length
+    ]
+
+
+def _model_settings(recipe: Recipe) -> ModelSettings:
+    table = recipe.model
+    # Whether "auto" is a GPU takes torch to tell; float32 is the upper bound.
+    on_gpu: Dtype = "bfloat16" if table.device == "cuda" else "float32"
+    return ModelSettings(
+        name_or_path=table.name_or_path,
+        dtype=on_gpu if table.dtype == "auto" else table.dtype,
+        tuning=table.tuning,
+        lora_r=table.lora_r,
+        lora_target_modules=table.lora_target_modules,
+    )
+
+
+def _estimates(recipe: Recipe, counter: TokenCounter, size: ModelSize | None) -> list[str]:
+    notes: list[str] = []
+    if not counter.is_exact:
+        notes.append(f"no tokenizer.json at hand: {CHARACTERS_PER_TOKEN} characters a token")
+    if size is None:
+        notes.append(f"{recipe.model.name_or_path} is not in a local folder: bytes are not known")
+    if recipe.model.tuning == "full" and (recipe.model.dtype, recipe.model.device) == (
+        "auto",
+        "auto",
+    ):
+        notes.append("bytes are those of float32; on a GPU, bfloat16 takes half")
+    return notes
+
+
+def _horizon(recipe: Recipe) -> int:
+    method = recipe.method
+    return 2 * method.budget if isinstance(method, MsftTable) else method.epochs
+
+
+def _assumption(count: int, epochs: int) -> str:
+    if count == 1:
+        return f"assumed: the task is best at epoch {float(assumed_peaks(1, epochs)[0]):g}"
+    return (
+        f"assumed: the {count} tasks, in the recipe's order, are best at evenly spread places "
+        f"from epoch {float(EARLIEST_PEAK):g} to {epochs} of their own rows"
+    )

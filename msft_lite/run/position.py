@@ -1,0 +1,68 @@
+"""Where a roll-out stands: what the crash copy records beside the trainer's moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from msft_lite.data.sampler import Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A mark that is trained and saved; it waits for its evaluation.
+
+    Attributes:
+        k: number of the mark; 0 is the start of the roll-out.
+        step: optimizer steps since the start.
+        snapshot: id of the saved weights.
+        train_loss: mean loss of an answer token since the mark before, per active task.
+        trained_tokens: tokens other than padding since the mark before.
+        train_seconds: time spent in optimizer steps since the mark before.
+        snapshot_seconds: time spent in capturing and saving.
+    """
+
+    k: int
+    step: int
+    snapshot: str
+    train_loss: Mapping[str, float]
+    trained_tokens: int = 0
+    train_seconds: float = 0.0
+    snapshot_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a roll-out stands; with the trainer's state it is all that a resume needs.
+
+    Attributes:
+        n: number of the roll-out.
+        cursor: where the data order stands.
+        pending: marks that are saved but not yet in the ledger, oldest first.
+        latest: the last saved mark.
+    """
+
+    n: int
+    cursor: Cursor
+    pending: tuple[Mark, ...]
+    latest: Mark
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON object that `from_json` reads."""
+        return {
+            "n": self.n,
+            "cursor": self.cursor.to_json(),
+            "pending": [asdict(mark) for mark in self.pending],
+            "latest": asdict(self.latest),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Position:
+        """Returns the position that `to_json` wrote."""
+        return Position(
+            n=value["n"],
+            cursor=Cursor.from_json(value["cursor"]),
+            pending=tuple(Mark(**mark) for mark in value["pending"]),
+            latest=Mark(**value["latest"]),
+        )

@@ -1,0 +1,179 @@
+"""Takes a recipe from an empty folder, or from where it was killed, to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msft_lite.core import ROOT, Score, Verdict
+from msft_lite.engine.base import EvalEngine
+from msft_lite.errors import (
+    EngineError,
+    Interrupted,
+    OutputFolderError,
+    ReplayMismatch,
+    SnapshotError,
+    TrainError,
+)
+from msft_lite.ledger import Ledger, Row
+from msft_lite.methods import build_method
+from msft_lite.recipe import Recipe, dump_toml, load
+from msft_lite.report.live import Watcher
+from msft_lite.run.build import (
+    Workshop,
+    build_engine,
+    build_evaluator,
+    build_workshop,
+    start_row,
+)
+from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.loop import drive
+from msft_lite.run.roller import Parts, Roller, RollerSettings
+from msft_lite.run.stop import StopFlag
+from msft_lite.snapshot.durable import write_durably
+from msft_lite.snapshot.export import export_best
+
+RESULT_KEYS = ("recipe", "method", "seed", "tasks", "data", "trainable")  # a resume must agree
+
+
+def load_run(folder: Path) -> Recipe:
+    """Returns the recipe of the run in ``folder``.
+
+    Raises:
+        OutputFolderError: there is no run.
+    """
+    place = RunFolder(folder)
+    if not place.recipe.exists():
+        raise OutputFolderError(f"{folder} holds no run: no {place.recipe.name}")
+    return load(place.recipe, [f"output_dir={folder.resolve()}"])
+
+
+def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
+    """Runs ``recipe`` to its end and returns the run folder.
+
+    Args:
+        recipe: what to run and where.
+        mode: ``new`` wants an unused folder, ``resume`` goes on with the run in it, ``overwrite``
+            removes that run first.
+        watch: sees every ledger row, recorded or new, and the progress between them.
+
+    Raises:
+        MsftError: something is wrong that the user can mend; the run can be resumed from its last
+            mark if it has one.
+        Interrupted: the user ended it.
+    """
+    folder = RunFolder(recipe.output_dir)
+    with folder.opened(mode), StopFlag(watch.say) as stop:
+        shop = build_workshop(recipe, folder, watch)
+        write_durably(folder.recipe, dump_toml(recipe).encode())
+        _begin(shop.ledger, start_row(recipe, shop))
+        if shop.ledger.recorded("finish") is not None:
+            watch.say(f"{folder.path} holds a finished run; nothing is left to do")
+            return folder.path
+        try:
+            _train_and_finish(recipe, shop, stop)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {_way_back(shop)}") from None
+        except (EngineError, TrainError, SnapshotError) as error:
+            raise type(error)(f"{error}\n{_way_back(shop)}") from error
+    return folder.path
+
+
+def _way_back(shop: Workshop) -> str:
+    return (
+        f"{len(shop.ledger.seen)} marks are on record and nothing of them is lost; go on with: "
+        f"msft-lite resume {shop.folder.path}"
+    )
+
+
+def _begin(ledger: Ledger, row: Row) -> None:
+    """Writes the start row, or passes over the recorded one if it is of the same run.
+
+    Raises:
+        ReplayMismatch: recipe, data or trainable tensors are not those of the recorded run.
+    """
+    recorded = ledger.recorded("start")
+    if recorded is None:
+        ledger.expect(row)
+        return
+    for key in RESULT_KEYS:
+        if recorded.get(key) != row[key]:
+            raise ReplayMismatch(
+                f"{ledger.path}: the run began with {key} = {recorded.get(key)!r} and would go on "
+                f"with {row[key]!r}; resume it as it began, or start again with --overwrite"
+            )
+    ledger.expect(recorded)
+
+
+def _train_and_finish(recipe: Recipe, shop: Workshop, stop: StopFlag) -> None:
+    options = recipe.method.model_dump(exclude={"name"})
+    method = build_method(recipe.method.name, shop.clock, options)
+    engine = build_engine(recipe, shop)
+    try:
+        roller = _roller(recipe, shop, engine, stop)
+        verdict = drive(method, roller.execute, shop.ledger)
+        _finish(shop, roller, verdict)
+    finally:
+        engine.close()
+
+
+def _roller(recipe: Recipe, shop: Workshop, engine: EvalEngine, stop: StopFlag) -> Roller:
+    parts = Parts(
+        trainer=shop.trainer,
+        store=shop.store,
+        evaluator=build_evaluator(shop, engine),
+        ledger=shop.ledger,
+        tasks={task.name: task for task in shop.tasks},
+        watch=shop.watch,
+        stop_requested=lambda: stop.requested,
+    )
+    settings = RollerSettings(
+        clock=shop.clock,
+        seed=recipe.seed,
+        crash_path=shop.folder.crash_copy,
+        evaluate_at=recipe.eval.at,
+    )
+    return Roller(parts, settings)
+
+
+def _finish(shop: Workshop, roller: Roller, verdict: Verdict) -> None:
+    """Scores base and result on the report rows, exports the result and closes the ledger."""
+    started = time.monotonic()
+    scores = {
+        "base": roller.report(ROOT).scores,
+        "best": roller.report(verdict.snapshot).scores,
+    }
+    export_best(
+        shop.store.load(verdict.snapshot),
+        shop.folder.best,
+        model=shop.model,
+        tokenizer=shop.tokenizer,
+    )
+    shop.store.retain({verdict.snapshot})
+    shop.ledger.append(_finish_row(shop.ledger, verdict, scores, time.monotonic() - started))
+
+
+def _finish_row(
+    ledger: Ledger, verdict: Verdict, scores: Mapping[str, Mapping[str, Score]], seconds: float
+) -> Row:
+    place = next(
+        row for row in ledger.rows if row["kind"] == "mark" and row["snapshot"] == verdict.snapshot
+    )
+    return {
+        "kind": "finish",
+        "snapshot": verdict.snapshot,
+        "n": place["n"],
+        "k": place["k"],
+        "note": verdict.note,
+        "scores": {
+            name: {task: [score.correct, score.total] for task, score in of.items()}
+            for name, of in scores.items()
+        },
+        "outcomes": {
+            name: {task: score.outcomes for task, score in of.items()}
+            for name, of in scores.items()
+        },
+        "seconds": {"finish": seconds},
+    }

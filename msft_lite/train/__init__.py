@@ -1,0 +1,1 @@
+"""Training: one optimizer step at a time, as a pure function of weights, moments and rows."""

@@ -1,0 +1,103 @@
+"""Shared fixtures: a tiny random model with its tokenizer, made once a session."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved random Qwen2 (tied embeddings, float32) with a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|end|>": 0, **{symbol: i + 1 for i, symbol in enumerate(alphabet)}}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>"
+    ).save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = Qwen2ForCausalLM(config)
+    # Five times the usual spread: greedy choices of a random model are otherwise nearly tied.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(5)
+    model.save_pretrained(folder)
+    return folder
+
+
+RECIPE = """
+output_dir = "run"
+seed = 3
+[model]
+name_or_path = "{model}"
+dtype = "float32"
+lora_r = 8
+lora_alpha = 16
+[train]
+learning_rate = 1e-2
+per_device_train_batch_size = 8
+gradient_accumulation_steps = 1
+max_length = 64
+threads = 1
+[method]
+name = "msft"
+budget = 1
+[eval]
+max_new_tokens = 8
+max_prompt_length = 64
+[engine]
+name = "torch"
+"""
+
+
+def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
+    """Writes (prompt, answer) pairs as JSON lines."""
+    lines = [json.dumps({"prompt": prompt, "answer": answer}) for prompt, answer in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    """A recipe of three tasks that a tiny model trains in seconds with the torch engine.
+
+    ``same`` has one answer and is learned at once, ``noise`` has none to learn, ``letter`` asks
+    for the first letter of the question.
+    """
+    words = [f"{a}{b}{a}" for a in "abcdefgh" for b in "xyz"]
+    answers = {
+        "same": ["#### k"] * 24,
+        "noise": [f"#### {'pqr'[(7 * i * i + i // 3) % 3]}" for i in range(24)],
+        "letter": [f"#### {word[0]}" for word in words],
+    }
+    text = RECIPE.format(model=tiny_model_folder)
+    for name, golds in answers.items():
+        rows = [(f"Q: {word}\nA: ", gold) for word, gold in zip(words, golds, strict=True)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+        text += f'[[tasks]]\nname = "{name}"\npath = "{name}.jsonl"\n'
+        text += "control_samples = 6\nreport_samples = 6\n"
+    (tmp_path / "small.toml").write_text(text)
+    return tmp_path / "small.toml"

@@ -1,0 +1,158 @@
+"""Laws 3 and 10 for every method, on a made-up world of learning curves instead of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msft_lite.core import (
+    ROOT,
+    Clock,
+    Mixture,
+    Point,
+    Rollout,
+    Trace,
+    best_point,
+    live_snapshots,
+)
+from msft_lite.errors import ReplayMismatch
+from msft_lite.ledger import Ledger
+from msft_lite.methods import build_method
+from msft_lite.run.loop import drive
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("sft", {"epochs": 3}),
+    ("msft", {"budget": 1}),
+    ("msft", {"budget": 3}),
+    ("msft", {"budget": 2, "start_counts": False}),
+    ("msft", {"budget": 2, "drop_all_tied": True}),
+    ("msft", {"budget": 2, "detector": "significant"}),
+    ("msft", {"budget": 2, "keep_optimizer": True, "max_stages": 3}),
+]
+WORLDS = st.dictionaries(st.sampled_from("abcde"), st.floats(0.2, 6.0), min_size=1, max_size=5)
+
+
+class World:
+    """Every task's score rises to a peak at its own exposure and falls after it.
+
+    Only the snapshots that the retention rule keeps can be started from; mark rows go to the
+    ledger as the roller writes them.
+    """
+
+    def __init__(self, peaks: dict[str, float], ledger: Ledger) -> None:
+        self.clock = Clock(dict.fromkeys(peaks, 16), batch_rows=4)
+        self.peaks = peaks
+        self.ledger = ledger
+        self.exposure = {ROOT: dict.fromkeys(peaks, 0.0)}
+        self.alive = {ROOT}
+        self.executed = 0
+
+    def execute(self, request: Rollout) -> Trace:
+        """Writes the marks that the ledger does not hold yet."""
+        assert request.start in self.alive, "asked for a snapshot that had been removed"
+        self.executed += 1
+        recorded = len(self.ledger.points)
+        for k in range(len(request.marks) + 1):
+            snapshot = self.trained(request, k)
+            if k >= recorded:
+                self.ledger.append(self.row(k, snapshot))
+            points = self.ledger.points[: k + 1]
+            self.retain(request, points, snapshot)
+        return Trace(tuple(self.ledger.points))
+
+    def retain(self, request: Rollout, points: list[Point], snapshot: str) -> None:
+        """Applies the rule after every mark; what it forgot once never comes back."""
+        best = best_point(self.ledger.seen)
+        kept = live_snapshots(points, request.mixture.tasks, best)
+        self.alive = (self.alive | {snapshot}) & kept
+
+    def trained(self, request: Rollout, k: int) -> str:
+        if k == 0:
+            return request.start
+        seen = dict(self.exposure[request.start])
+        for task in request.mixture.tasks:
+            seen[task] += k / 4
+        name = hashlib.sha256(repr((request.start, request.mixture, k)).encode()).hexdigest()
+        self.exposure[name] = seen
+        return name
+
+    def rebuild(self, row: Any) -> None:
+        """Trains again what a killed run had trained in the roll-out of ``row``."""
+        mixture = Mixture(tuple((task, Fraction(share)) for task, share in row["share"].items()))
+        request = Rollout(row["start"], mixture, tuple(row["marks"]), row["fresh"])
+        for k in range(1, len(row["marks"]) + 1):
+            self.trained(request, k)
+
+    def row(self, k: int, snapshot: str) -> dict[str, Any]:
+        outcomes: dict[str, str] = {}
+        for task, peak in self.peaks.items():
+            x = self.exposure[snapshot][task] / peak
+            right = max(0, round(50 * (0.3 + 0.6 * x * (2 - x))))
+            outcomes[task] = "1" * right + "0" * (50 - right)
+        return {
+            "kind": "mark", "n": self.ledger.n, "k": k, "snapshot": snapshot, "outcomes": outcomes,
+        }  # fmt: skip
+
+
+def run(peaks: dict[str, float], path: Path, variant: tuple[str, dict[str, Any]]) -> str:
+    ledger = Ledger(path)
+    world = World(peaks, ledger)
+    for row in ledger.rows:  # what the disk held when the run was killed
+        if row["kind"] == "rollout":
+            world.rebuild(row)
+    world.alive = set(world.exposure)
+    verdict = drive(build_method(variant[0], world.clock, variant[1]), world.execute, ledger)
+    if world.executed:
+        assert verdict.snapshot in world.alive, "the result itself had been removed"
+    return verdict.snapshot
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: json.dumps(v))
+@settings(max_examples=25, deadline=None)
+@given(peaks=WORLDS, cut=st.integers(0, 10_000))
+def test_a_killed_run_replays_to_the_same_rows(
+    variant: tuple[str, dict[str, Any]], peaks: dict[str, float], cut: int
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        whole, torn = Path(name, "whole.jsonl"), Path(name, "torn.jsonl")
+        final = run(peaks, whole, variant)
+        lines = whole.read_bytes().splitlines(keepends=True)
+        torn.write_bytes(b"".join(lines[: cut % (len(lines) + 1)]))
+        assert run(peaks, torn, variant) == final
+        assert torn.read_bytes() == whole.read_bytes()
+
+
+@settings(max_examples=50, deadline=None)
+@given(peaks=WORLDS)
+def test_msft_tasks_only_leave_and_stages_are_bounded(peaks: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        ledger_path = Path(name, "ledger.jsonl")
+        run(peaks, ledger_path, ("msft", {"budget": 3}))
+        rollouts = [row for row in Ledger(ledger_path).rows if row["kind"] == "rollout"]
+        active = [set(row["tasks"]) for row in rollouts]
+        assert all(later <= earlier for earlier, later in zip(active, active[1:], strict=False))
+        assert len(rollouts) <= 2 * len(peaks) + 2
+
+
+def test_a_changed_method_is_refused_on_resume(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    run({"a": 1.0, "b": 2.0}, path, ("msft", {"budget": 3}))
+    with pytest.raises(ReplayMismatch):
+        run({"a": 1.0, "b": 2.0}, path, ("msft", {"budget": 2}))
+
+
+def test_a_stop_iteration_out_of_training_is_not_success(tmp_path: Path) -> None:
+    def broken(_: Rollout) -> Trace:
+        raise StopIteration("a data iterator ran dry")
+
+    method = build_method("msft", Clock({"a": 16}, batch_rows=4), {"budget": 1})
+    with pytest.raises(StopIteration, match="ran dry"):
+        drive(method, broken, Ledger(tmp_path / "ledger.jsonl"))

@@ -1,0 +1,72 @@
+"""The vocabulary: scores, clocks, peaks and the rule of live snapshots."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msft_lite.core import Clock, Mixture, Point, Score, Trace, best_point, live_snapshots
+
+
+def point(mark: int, **scores: int) -> Point:
+    marks = {task: Score("1" * n + "0" * (9 - n)) for task, n in scores.items()}
+    return Point(mark, f"s{mark}", marks)
+
+
+def test_score_counts_outcomes() -> None:
+    score = Score("0110")
+    assert (score.correct, score.total, score.value) == (2, 4, Fraction(1, 2))
+
+
+def test_mean_is_exact_and_over_all_tasks() -> None:
+    assert point(0, a=1, b=2, c=6).mean() == Fraction(1, 3)
+
+
+def test_peak_is_the_earliest_best_with_and_without_the_start() -> None:
+    trace = Trace((point(0, a=5), point(1, a=2), point(2, a=4), point(3, a=4)))
+    assert trace.peak("a").mark == 0
+    assert trace.peak("a", start_counts=False).mark == 2
+    assert trace.end.mark == 3
+
+
+def test_best_point_is_the_earliest_best_mean() -> None:
+    points = [point(0, a=1, b=1), point(1, a=3, b=2), point(2, a=2, b=3)]
+    assert best_point(points).mark == 1
+
+
+def test_a_mark_interval_has_enough_steps_for_its_rows_in_any_phase() -> None:
+    clock = Clock({"a": 30, "b": 10}, batch_rows=4)
+    # at most ceil(7.5) + ceil(2.5) = 11 rows in a quarter: 3 steps
+    assert clock.marks(Mixture.of(["a", "b"]), 4) == (3, 6, 9, 12)
+    soft = Mixture((("a", Fraction(2, 3)), ("b", Fraction(1))))  # 5 + 3 = 8 rows: 2 steps
+    assert clock.marks(soft, 2) == (2, 4)
+
+
+def test_a_mark_interval_is_at_least_one_step() -> None:
+    assert Clock({"a": 4}, batch_rows=64).marks(Mixture.of(["a"]), 2) == (1, 2)
+
+
+def test_live_snapshots_by_hand() -> None:
+    points = [point(0, a=1, b=9), point(1, a=5, b=2), point(2, a=5, b=3), point(3, a=4, b=1)]
+    elsewhere = Point(7, "run best", points[0].scores)
+    # start, a's earliest peak, b's peak without the start, the latest and the run's best
+    alive = live_snapshots(points, ["a", "b"], elsewhere)
+    assert alive == {"s0", "s1", "s2", "s3", "run best"}
+    assert live_snapshots(points, ["a"], points[0]) == {"s0", "s1", "s3"}
+    assert live_snapshots(points[:1], ["a"], points[0]) == {"s0"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=9))
+def test_a_peak_of_the_whole_was_live_all_the_time(columns: list[tuple[int, int]]) -> None:
+    points = [point(k, a=a, b=b) for k, (a, b) in enumerate(columns)]
+    whole = Trace(tuple(points))
+    asked = {whole.peak(t, start_counts=s).snapshot for t in "ab" for s in (True, False)}
+    alive: set[str] = set()
+    for seen in range(1, len(points) + 1):
+        so_far = points[:seen]
+        kept = live_snapshots(so_far, ["a", "b"], best_point(so_far))
+        assert kept <= alive | {so_far[-1].snapshot}, "a snapshot that was removed is asked for"
+        alive = set(kept)
+    assert asked | {whole.end.snapshot, best_point(points).snapshot} <= alive
