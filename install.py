@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,7 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "installed.txt"
 # CPU builds of torch are not on PyPI.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-DISK_GB = {"cpu": 4, "gpu": 14}
+DISK_GB = {"cpu": 5, "gpu": 15}
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     if before == stamp:
         return
     if before[:1] != stamp[:1]:
-        create_environment(start_afresh=bool(before) or not PYTHON.exists())
+        create_environment()
         install_packages(kind)
     say("installing msft-lite itself")
     pip("install", "--no-deps", "--no-build-isolation", "--quiet", "--editable", str(HERE))
@@ -89,23 +91,35 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def create_environment(*, start_afresh: bool) -> None:
-    """Makes ``.venv`` with pip in it; what an interrupted call installed is kept."""
+def create_environment() -> None:
+    """Makes ``.venv`` with pip in it, unless one that works is there."""
+    if PYTHON.exists():
+        return
     say(f"creating .venv with Python {platform.python_version()}")
     with_pip = importlib.util.find_spec("ensurepip") is not None
-    venv.create(ENVIRONMENT, clear=start_afresh, symlinks=True, with_pip=with_pip)
+    venv.create(ENVIRONMENT, clear=True, symlinks=True, with_pip=with_pip)
     if not with_pip:  # Debian's python3 without python3-venv: this Python's own pip puts one in.
         run(sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet", "pip")
 
 
 def install_packages(kind: str) -> None:
-    """Installs every pinned package of ``kind``."""
+    """Installs every pinned package of ``kind`` that is missing and removes all others."""
     lock = lock_of(kind)
-    pins = [line for line in lock.read_text().splitlines() if "==" in line]
+    pins = lock.read_text().split()
     say(f"installing {len(pins)} packages of {lock.relative_to(HERE)} ({DISK_GB[kind]} GB on disk)")
     if kind == "cpu":
         install_torch(next(pin for pin in pins if pin.startswith("torch==")))
     pip("install", "--no-deps", "--requirement", str(lock))
+    others = installed_names() - {pin.partition("==")[0] for pin in pins} - {"pip", "msft-lite"}
+    if others:
+        pip("uninstall", "--yes", *sorted(others))
+
+
+def installed_names() -> set[str]:
+    """Returns the names of all packages in ``.venv``, spelled as in the locks."""
+    command = [str(PYTHON), "-m", "pip", "list", "--format", "json"]
+    listed = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return {re.sub(r"[-_.]+", "-", package["name"]).lower() for package in listed}
 
 
 def install_torch(pin: str) -> None:

@@ -38,8 +38,8 @@ class TaskSettings:
 
     Attributes:
         dataset: ``owner/name`` on the hub, ``owner/name:configuration``, or a local folder.
-        train_samples: most training rows; None takes all. Likewise for the held-out splits, which
-            need a number where they are carved.
+        train_samples: most training rows; None takes all. Likewise for the held-out splits, but
+            where they are carved None takes 200 control and 500 report rows.
         grade: ``exact`` or ``marked``.
         max_new_tokens: most tokens to generate for a question.
         num_fewshot: training rows shown before each question.
@@ -88,10 +88,10 @@ def build_task(
     train, train_notes = _examples(settings, splits.train, tokenizer=tokenizer, limits=limits)
     shots = _shots(settings, splits.train, seed=seed)
     control, control_notes = _questions(
-        settings, splits.control, shots=shots, tokenizer=tokenizer, limits=limits
+        settings, "control", rows=splits.control, shots=shots, tokenizer=tokenizer, limits=limits
     )
     report, report_notes = _questions(
-        settings, splits.report, shots=shots, tokenizer=tokenizer, limits=limits
+        settings, "report", rows=splits.report, shots=shots, tokenizer=tokenizer, limits=limits
     )
     return Task(
         name=settings.name,
@@ -238,8 +238,9 @@ def _shots(settings: TaskSettings, train: Sequence[Row], *, seed: int) -> tuple[
 
 def _questions(
     settings: TaskSettings,
-    rows: Sequence[Row],
+    split: str,
     *,
+    rows: Sequence[Row],
     shots: tuple[Row, ...],
     tokenizer: PreTrainedTokenizerBase,
     limits: Limits,
@@ -255,8 +256,8 @@ def _questions(
         for row, (prompt, gold) in enumerate(zip(prompts, golds, strict=True))
     )
     return questions, _counts(
-        (lost_shots, f"left shots out of {lost_shots} questions to fit max_prompt_length"),
-        (cut, f"cut {cut} questions to fit max_prompt_length"),
+        (lost_shots, f"left shots out of {lost_shots} {split} prompts to fit max_prompt_length"),
+        (cut, f"cut {cut} {split} prompts to fit max_prompt_length"),
     )
 
 

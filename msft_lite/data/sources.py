@@ -80,7 +80,7 @@ def read_hub(dataset: str, split: str) -> tuple[Row, ...]:
     except Exception as error:
         raise DataError(
             f"dataset {dataset!r}, split {split!r} cannot be loaded: "
-            f"{type(error).__name__}: {_first_line(error)}; check name, split and network, "
+            f"{_reason(error)}; check name, split and network, "
             "or give a local JSON-lines file with path"
         ) from error
     rows = tuple(
@@ -182,6 +182,12 @@ def _json_of(line: bytes, where: str, offset_bytes: int) -> object:
         raise DataError(f"{where}: bad JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # a number of over 4,300 digits; deep nesting
         raise DataError(f"{where}: bad JSON: {_first_line(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the kind and first line of ``error``, and of its cause, which often tells more."""
+    own = f"{type(error).__name__}: {_first_line(error)}"
+    return own if error.__cause__ is None else f"{own} ({_first_line(error.__cause__)})"
 
 
 def _first_line(error: BaseException) -> str:

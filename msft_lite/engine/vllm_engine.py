@@ -95,6 +95,8 @@ class VllmEngine:
             log_path=settings.log_path,
         )
         self._introduction: dict[str, object] | None = None
+        self._failure: EngineError | None = None
+        self._cached_tokens = 0
         self._process.tell(
             {"operation": "start", "settings": arguments},
             timeout_seconds=settings.start_timeout_seconds,
@@ -103,9 +105,21 @@ class VllmEngine:
     @property
     def introduction(self) -> Mapping[str, object]:
         """Versions of vllm and torch and the seconds that the start took; waits for the start."""
+        if self._failure is not None:
+            raise self._failure
         if self._introduction is None:
-            self._introduction = self._process.answer("the start", deadline=self._deadline)
+            try:
+                self._introduction = self._process.answer("the start", deadline=self._deadline)
+            except EngineError as error:
+                self._failure = error
+                self._process.close()
+                raise
         return self._introduction
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens of the latest `complete` that the prefix cache served."""
+        return self._cached_tokens
 
     @property
     def process_id(self) -> int:
@@ -118,9 +132,10 @@ class VllmEngine:
         Raises:
             EngineError: it failed to start.
         """
-        if self._introduction is None and self._process.has_answer():
-            _ = self.introduction
-        return self._introduction is not None
+        if self._introduction is None and self._failure is None and not self._process.has_answer():
+            return False
+        _ = self.introduction
+        return True
 
     def awake(self) -> AbstractContextManager[None]:
         """Waits for the start. The engine keeps its memory after the context too.
@@ -172,6 +187,7 @@ class VllmEngine:
                 "log_probabilities": log_probabilities,
             }
         )
+        self._cached_tokens = int(str(answer.get("cached_tokens", 0)))
         return _completions(answer, len(prompts))
 
     def close(self) -> None:
@@ -257,6 +273,8 @@ def _environment(settings: VllmSettings) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are on the same cores
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        # A first request with log probabilities spent 8 seconds on compiling one comparison.
+        "TORCHDYNAMO_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 

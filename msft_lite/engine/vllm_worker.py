@@ -114,11 +114,12 @@ class _Engine:
         import vllm
 
         imported = time.monotonic()
+        engine_class = vllm.LLM  # vllm loads itself, and sets up its loggers, at the first use
         # It warns, with a traceback, that there is no tokenizer for a chat template.
         logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)
         if not torch.cuda.is_available():
             settings = {**settings, "block_size": CPU_BLOCK_TOKENS}
-        self._llm = vllm.LLM(**settings)
+        self._llm = engine_class(**settings)
         self._vocabulary = self._llm.llm_engine.model_config.get_vocab_size()
         self._adapters = 0
         self._adapter: Any = None
@@ -173,7 +174,7 @@ class _Engine:
         try:
             outputs = self._llm.generate(
                 [{"prompt_token_ids": ids} for ids in prompts],
-                _sampling(control),
+                self._sampling(control),
                 use_tqdm=False,
                 lora_request=self._adapter,
             )
@@ -190,6 +191,28 @@ class _Engine:
             answer["log_probabilities"] = [_log_probabilities(one) for one in chosen]
         return answer
 
+    def _sampling(self, control: dict[str, Any]) -> list[Any]:
+        """One greedy `SamplingParams` per prompt, that stops at the trainer's end tokens alone.
+
+        ``ignore_eos`` turns off what vLLM would take from the model's and the generation
+        configuration; a stop token is part of the returned ids.
+        """
+        from vllm import SamplingParams
+
+        # 0.32 refuses ids that the model cannot generate; a tokenizer may have such.
+        stops = [token for token in control["eos_ids"] if 0 <= token < self._vocabulary]
+        return [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=count,
+                ignore_eos=True,
+                stop_token_ids=stops,
+                logprobs=0 if control["log_probabilities"] else None,
+                detokenize=False,
+            )
+            for count in control["max_new_tokens"]
+        ]
+
     def _check_ids(self, prompts: list[list[int]]) -> None:
         for index, ids in enumerate(prompts):
             if min(ids) < 0 or max(ids) >= self._vocabulary:
@@ -203,27 +226,6 @@ class _Engine:
         engine = self._llm.llm_engine
         engine.abort_request(list(engine.output_processor.request_states), internal=True)
         self._forget_prefixes()
-
-
-def _sampling(control: dict[str, Any]) -> list[Any]:
-    """One greedy `SamplingParams` per prompt, that stops at the trainer's end tokens and no other.
-
-    ``ignore_eos`` turns off what vLLM would take from the model's and the generation configuration;
-    a stop token is part of the returned ids.
-    """
-    from vllm import SamplingParams
-
-    return [
-        SamplingParams(
-            temperature=0.0,
-            max_tokens=count,
-            ignore_eos=True,
-            stop_token_ids=control["eos_ids"],
-            logprobs=0 if control["log_probabilities"] else None,
-            detokenize=False,
-        )
-        for count in control["max_new_tokens"]
-    ]
 
 
 def _log_probabilities(completion: Any) -> list[float]:

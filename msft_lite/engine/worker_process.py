@@ -29,9 +29,12 @@ _DISTRIBUTED = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
+_STAMP = r"(\([\w ]+=\d+\) )?(?P<level>[A-Z]+) \d\d-\d\d [\d:]+ \[[^\]]*\] ?"
+_LOGGED = re.compile(_STAMP + "(?P<text>.*)")
+_QUIET_LEVELS = ("DEBUG", "INFO", "WARNING")
 _NOISE = re.compile(
-    r"\s*$|.*\b(INFO|DEBUG) \d\d-\d\d|.*it/s\]|.*\d%\||Traceback |During handling|The above exc"
-    r"|\s+File \"|\s{4,}|\s*[\^~]+\s*$"
+    r"\s*$|.*it/s\]|.*\d%\||Traceback |During handling|The above exc"
+    r"|\s+File \"|\s{4,}|\s*[\^~]+\s*$|.*Warning: |.*LD_PRELOAD"
 )
 
 
@@ -154,7 +157,7 @@ class WorkerProcess:
         except TimeoutError:
             seconds = time.monotonic() - started
             self._end()
-            why = f"no answer to {what} within {seconds:.0f} seconds, so it was ended"
+            why = f"no answer to {what} within {seconds:.2g} seconds, so it was ended"
             raise EngineError(self.message("the evaluation engine hangs", why)) from None
         except (wire.ConnectionEndedError, wire.MessageError, OSError) as error:
             ending = self._ending(error)
@@ -167,8 +170,10 @@ class WorkerProcess:
             raise
 
     def _ending(self, error: Exception) -> str:
+        # After the end of the connection the process is about to go; after nonsense it is not.
+        patience_seconds = 0.5 if isinstance(error, wire.MessageError) else GOODBYE_SECONDS
         try:
-            code = self._process.wait(GOODBYE_SECONDS)
+            code = self._process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             return f"the connection broke ({error})"
         if code >= 0:
@@ -185,8 +190,15 @@ def telling_lines(log_path: Path, *, start_bytes: int = 0) -> list[str]:
     with log_path.open("rb") as log:
         log.seek(max(start_bytes, log_path.stat().st_size - LOG_TAIL_BYTES))
         lines = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
-    telling = [line.rstrip() for line in lines if not _NOISE.match(line)]
+    telling = [line.rstrip() for line in lines if _tells(line)]
     return (telling or [line for line in lines if line.strip()])[-LOG_LINES:]
+
+
+def _tells(line: str) -> bool:
+    logged = _LOGGED.match(line)
+    if logged is None:
+        return not _NOISE.match(line)
+    return logged["level"] not in _QUIET_LEVELS and not _NOISE.match(logged["text"])
 
 
 def _without_distributed(environment: Mapping[str, str]) -> dict[str, str]:

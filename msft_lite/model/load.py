@@ -21,7 +21,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from msft_lite.errors import ModelError, SnapshotError, did_you_mean
 from msft_lite.model.adapter import ADAPTER_NAME, adapter_config, attach_adapter
-from msft_lite.model.folder import check_folder, check_tokenizer_files, local_folder, near
+from msft_lite.model.folder import (
+    check_folder,
+    check_tokenizer_files,
+    local_folder,
+    near,
+    read_config,
+)
 from msft_lite.model.loss import check_head
 from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.model.weights import Kind, Weights
@@ -71,6 +77,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """
     folder = local_folder(settings.name_or_path)
     if folder is not None:
+        read_config(folder)
         check_tokenizer_files(folder)
     source = str(folder or settings.name_or_path)
     try:
@@ -93,7 +100,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(settings: ModelSettings, *, seed: int) -> torch.nn.Module:
+def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftModel:
     """Returns the model ready to train, on its device.
 
     Under full tuning every parameter is trainable in ``settings.dtype``. Under LoRA the base is
@@ -111,7 +118,7 @@ def load_model(settings: ModelSettings, *, seed: int) -> torch.nn.Module:
     base = _load_base(settings)
     check_head(base)
     base.requires_grad_(True)
-    model: torch.nn.Module = base
+    model: PreTrainedModel | PeftModel = base
     if settings.tuning == "lora":
         model = attach_adapter(base, settings, seed=seed)
     if settings.gradient_checkpointing:
@@ -271,7 +278,9 @@ def _check_causal(settings: ModelSettings, config: PretrainedConfig) -> None:
         )
 
 
-def _placed(model: torch.nn.Module, settings: ModelSettings) -> torch.nn.Module:
+def _placed(
+    model: PreTrainedModel | PeftModel, settings: ModelSettings
+) -> PreTrainedModel | PeftModel:
     try:
         return model.to(settings.device)
     except torch.OutOfMemoryError as error:

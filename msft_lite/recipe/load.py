@@ -17,7 +17,6 @@ from msft_lite.recipe.models import LORA_KEYS, EngineTable, MsftTable, Recipe, T
 from msft_lite.recipe.problems import Place, key_name, problem_lines, value_at
 
 LEARNING_RATE = {"lora": 2e-4, "full": 1e-5}
-CARVED_CONTROL_ROWS, CARVED_REPORT_ROWS = 200, 500
 # What may differ between two runs of the same results: places, and how the engine is kept going.
 # Files of rows and model folders are left out because their content has digests of its own.
 NOT_DIGESTED = {
@@ -31,7 +30,8 @@ NOT_DIGESTED = {
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Returns the recipe at ``path`` with ``overrides`` applied.
 
-    Relative paths, those of overrides too, are relative to the recipe's folder.
+    Relative paths, those of overrides too, are relative to the recipe's folder; output_dir alone
+    is relative to the working folder.
 
     Args:
         path: a TOML file.
@@ -46,7 +46,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     changed = [_override(document, text) for text in overrides]
     _complete(document, path)
     try:
-        return Recipe.model_validate(document, context={"folder": path.resolve().parent})
+        return Recipe.model_validate(document, context={"folder": path.absolute().parent})
     except ValidationError as error:
         lines = problem_lines(error, document, changed)
     if len(lines) == 1:
@@ -55,16 +55,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def samples(recipe: Recipe, task: TaskTable) -> tuple[int | None, int | None, int | None]:
-    """Returns the most rows of the training, control and report split of ``task``; None is all."""
-    data = recipe.data
-    carves_control = task.control_path is None and task.control_split is None
-    carves_report = task.report_path is None and task.report_split is None
-    control = task.control_samples or data.control_samples
-    report = task.report_samples or data.report_samples
+    """Returns the most rows of the training, control and report split of ``task``, if given."""
     return (
-        task.train_samples or data.train_samples,
-        control or (CARVED_CONTROL_ROWS if carves_control else None),
-        report or (CARVED_REPORT_ROWS if carves_report else None),
+        task.train_samples or recipe.data.train_samples,
+        task.control_samples or recipe.data.control_samples,
+        task.report_samples or recipe.data.report_samples,
     )
 
 
@@ -188,8 +183,10 @@ def _value(value: str, text: str) -> Any:
     value = value.strip()
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError):
         if value.startswith(("[", "{", '"', "'")):
-            raise RecipeError(f"command line: {text!r}: not a TOML value: {error}") from None
+            raise RecipeError(
+                f'command line: {text!r}: not a TOML value; write texts in quotes: ["a", "b"]'
+            ) from None
         return value
     return parsed["value"] if len(parsed) == 1 else value

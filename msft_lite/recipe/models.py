@@ -41,8 +41,8 @@ def problem(key: str, message: str) -> PydanticCustomError:
 def absolute_path(value: Any, info: ValidationInfo) -> Any:
     """Returns a path made absolute against the folder in the validation's context.
 
-    The last part is kept as it is written: a virtual environment's interpreter and the files of
-    a download cache are links whose targets have other names.
+    Links are kept as they are written: a virtual environment's interpreter and the files of a
+    download cache are links whose targets have other names.
     """
     if not isinstance(value, str | Path):
         return value
@@ -50,9 +50,17 @@ def absolute_path(value: Any, info: ValidationInfo) -> Any:
         raise problem("", "a path is needed")
     folder = info.context["folder"] if info.context else Path.cwd()
     path: Path = folder / home_expanded(value)
-    if path.name in ("", ".."):
-        return path.resolve()
-    return path.parent.resolve() / path.name
+    # Only the file system can tell where ".." leads: it may follow a link.
+    return path.parent.resolve() / path.name if ".." in path.parent.parts else path
+
+
+def working_path(value: Any) -> Any:
+    """Returns a path made absolute against the working folder, whatever holds the recipe."""
+    if not isinstance(value, str | Path):
+        return value
+    if not str(value) or "\0" in str(value):
+        raise problem("", "a path is needed")
+    return (Path.cwd() / home_expanded(value)).resolve()
 
 
 def home_expanded(value: str | Path) -> Path:
@@ -317,8 +325,8 @@ class TaskTable(Table):
 class Recipe(Table):
     """A whole run, resolved: every path absolute, every default filled in."""
 
-    output_dir: RecipePath
-    """Folder of the run. Left out: runs/<name of the recipe> beside the recipe."""
+    output_dir: Annotated[Path, BeforeValidator(working_path)]
+    """Folder of the run, relative to the working folder. Left out: runs/<name of the recipe>."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 20
     """Orders the rows, draws the adapter, carves the splits."""
     model: ModelTable

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from rich.text import Text
@@ -13,7 +15,7 @@ from msft_lite.report.figures import write_figures
 from msft_lite.report.plain import finish_line
 from msft_lite.report.story import Story
 from msft_lite.report.summary import summary
-from msft_lite.report.tables import Grid, all_grids, markdown_table, rich_table
+from msft_lite.report.tables import Grid, all_grids, markdown_table, rich_grid
 from msft_lite.report.telling import read_story
 from msft_lite.report.wording import markdown_text, place, visible
 
@@ -54,18 +56,19 @@ def print_report(run_folder: Path, console: Console) -> None:
     story = read_story(run_folder / LEDGER_NAME)
     console.print(Text(visible(state_text(story)), style="bold"))
     for grid in all_grids(story):
-        console.print(rich_table(grid))
+        console.print(rich_grid(grid, width=console.width))
 
 
 def state_text(story: Story) -> str:
     """Returns in one sentence how far the run is."""
+    run = f"Run with {story.setting.method}"
     if story.finish is not None:
-        return f"{story.setting.method} {finish_line(story)}"
+        return f"{run}, {finish_line(story)}"
     if not story.marks:
-        return f"{story.setting.method} not finished; no mark recorded yet"
+        return f"{run}, not finished; no mark is recorded yet"
     last = story.marks[-1]
     return (
-        f"{story.setting.method} not finished; recorded up to roll-out {last.n}, mark {last.k}; "
+        f"{run}, not finished; recorded up to roll-out {last.n}, mark {last.k}; "
         f"best mean so far: {place(story.best)}"
     )
 
@@ -84,17 +87,13 @@ def _write(path: Path, text: str) -> None:
 def _markdown(story: Story, figures: tuple[Path, ...]) -> str:
     parts = [
         f"# Report of a run with {markdown_text(story.setting.method)}\n",
-        f"{markdown_text(_sentence(state_text(story)))}\n",
+        f"{markdown_text(state_text(story))}.\n",
         *(markdown_table(grid) for grid in all_grids(story)),
         _decisions(story),
         _figures(figures),
         markdown_table(_settings(story)),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
 
 
 def _decisions(story: Story) -> str:
@@ -110,7 +109,11 @@ def _figures(figures: tuple[Path, ...]) -> str:
     if not figures:
         return ""
     lines = [f"![{path.stem}](figures/{path.name})" for path in figures]
-    return "## Figures\n\n" + "\n\n".join(lines) + "\n"
+    note = (
+        "Left to right is the order of training; an epoch is one pass over the tasks still active. "
+        "Every point is one evaluation; nothing is smoothed."
+    )
+    return "\n\n".join(["## Figures", *lines, note]) + "\n"
 
 
 def _settings(story: Story) -> Grid:
@@ -120,6 +123,15 @@ def _settings(story: Story) -> Grid:
         "rows that steer": story.setting.steer_on,
         "marks per epoch": story.setting.marks_per_epoch,
     }
-    rows = [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-            for key, value in {**own, **story.setting.facts}.items()]  # fmt: skip
+    rows = [
+        row for key, value in {**own, **story.setting.facts}.items() for row in _flat(key, value)
+    ]
     return Grid("Settings", ("Setting ", "Value "), tuple(rows))
+
+
+def _flat(key: str, value: object) -> list[tuple[str, str]]:
+    """Returns a row for ``value``, or one for each of its entries if it is an object."""
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[str, object]", value).items()
+        return [row for name, entry in entries for row in _flat(f"{key}.{name}", entry)]
+    return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]

@@ -1,8 +1,10 @@
 """The curves of a run as PNG files; matplotlib is imported on first use only."""
 
+# Keyword arguments have no types in matplotlib's stubs.
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msft_lite.report.intervals import Estimate, mean_wilson, wilson
 from msft_lite.report.story import Mark, RolloutStory, Story
-from msft_lite.report.wording import standing_text, visible
+from msft_lite.report.wording import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +25,6 @@ _BLUE, _VERMILLION, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
 _ROLLED_BACK, _BOUNDARY = "#E3E3E3", "#8A8A8A"
 _PANEL_INCHES = (4.4, 2.9)
 _MOST_COLUMNS = 3
-_EPOCHS = "epochs trained, rolled-back ones included"
 
 Draw = Callable[["Axes"], None]
 
@@ -55,39 +56,32 @@ class Curve:
 
 
 def write_figures(story: Story, folder: Path) -> tuple[Path, ...]:
-    """Draws scores.png (every task and the mean), loss.png and one file per task.
+    """Draws scores.png (a panel for every task and for the mean) and loss.png.
 
     Returns:
-        The files, the overview first; none if no mark is recorded yet.
+        The files; none if no mark is recorded yet, no loss.png if no loss is.
     """
     if not story.marks:
         return ()
     folder.mkdir(parents=True, exist_ok=True)
-    pages: list[tuple[str, str, Sequence[Panel]]] = [
-        ("scores.png", "Scores at every mark", _score_panels(story))
+    method, split = visible(story.setting.method), story.setting.steer_on
+    pages = [
+        ("scores.png", f"{method}: score at every mark, {split} split", _score_panels(story)),
+        ("loss.png", f"{method}: training loss since the mark before", _loss_panels(story)),
     ]
-    if losses := _loss_panels(story):
-        pages.append(("loss.png", "Training loss between marks", losses))
-    for number, task in enumerate(story.names, start=1):
-        panels = [_score_panel(story, task), *_loss_panels(story, (task,))]
-        pages.append((f"task-{number:02d}-{_slug(task)}.png", visible(task), panels))
-    paths: list[Path] = []
-    for name, title, panels in pages:
-        _save(_figure(story, title, panels), folder / name)
-        paths.append(folder / name)
-    return tuple(paths)
-
-
-def _slug(task: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40] or "task"
+    drawn = [(folder / name, title, panels) for name, title, panels in pages if panels]
+    for path, title, panels in drawn:
+        _save(_figure(story, title, panels), path)
+    return tuple(path for path, _, _ in drawn)
 
 
 def _score_panels(story: Story) -> list[Panel]:
-    mean = Curve(lambda mark: mean_wilson(mark.scores), lambda rollout: True)
-    return [
-        Panel("mean over tasks", "correct, %", lambda axes: _draw_scores(axes, story, mean)),
-        *(_score_panel(story, task) for task in story.names),
-    ]
+    panels = [_score_panel(story, task) for task in story.names]
+    if len(panels) == 1:
+        return panels
+    mean = Curve(lambda mark: mean_wilson(mark.scores), lambda _rollout: True)
+    title = "mean over all tasks"
+    return [Panel(title, "correct, %", lambda axes: _draw_scores(axes, story, mean)), *panels]
 
 
 def _score_panel(story: Story, task: str) -> Panel:
@@ -98,26 +92,28 @@ def _score_panel(story: Story, task: str) -> Panel:
         standing.n,
         standing.mark,
     )
-    title = f"{visible(task)}: {standing_text(standing)}"
+    after = f" after roll-out {standing.n}" if standing.word == "dropped" else ""
+    title = f"{visible(task)}: {standing.word}{after}"
     return Panel(title, "correct, %", lambda axes: _draw_scores(axes, story, curve))
 
 
-def _loss_panels(story: Story, tasks: Sequence[str] = ()) -> list[Panel]:
-    """Returns a panel for every one of ``tasks`` (all if empty) that has a recorded loss."""
+def _loss_panels(story: Story) -> list[Panel]:
+    """Returns a panel for every task that has a recorded loss."""
+    return [
+        _loss_panel(story, task)
+        for task in story.names
+        if any(task in mark.train_loss for mark in story.marks)
+    ]
 
-    def panel(task: str) -> Panel:
-        def value(mark: Mark) -> Estimate | None:
-            loss = mark.train_loss.get(task)
-            return None if loss is None else Estimate(loss, loss, loss)
 
-        standing = story.standing(task)
-        curve = Curve(value, lambda rollout: task in rollout.tasks, standing.n)
-        return Panel(
-            visible(task), "loss, nats per token", lambda axes: _draw_loss(axes, story, curve)
-        )
+def _loss_panel(story: Story, task: str) -> Panel:
+    def value(mark: Mark) -> Estimate | None:
+        loss = mark.train_loss.get(task)
+        return None if loss is None else Estimate(loss, loss, loss)
 
-    chosen = tasks or story.names
-    return [panel(t) for t in chosen if any(t in mark.train_loss for mark in story.marks)]
+    curve = Curve(value, lambda rollout: task in rollout.tasks, story.standing(task).n)
+    unit = "loss, nats per token"
+    return Panel(visible(task), unit, lambda axes: _draw_loss(axes, story, curve))
 
 
 def _figure(story: Story, title: str, panels: Sequence[Panel]) -> Figure:
@@ -145,9 +141,12 @@ def _draw_panel(axes: Axes, story: Story, panel: Panel) -> None:
     panel.draw(axes)
     axes.set_title(panel.title, fontsize=9.5, loc="left", pad=14, parse_math=False)
     axes.set_ylabel(panel.unit, fontsize=8.5)
-    axes.set_xlabel(_EPOCHS, fontsize=8.5)
+    rolled_back = story.totals().rolled_back_steps > 0
+    label = "epochs trained, rolled-back ones included" if rolled_back else "epochs trained"
+    axes.set_xlabel(label, fontsize=8.5)
     axes.tick_params(labelsize=8)
-    axes.margins(x=0.02)
+    end = _spent(story.marks[-1]) or 1.0
+    axes.set_xlim(-0.02 * end, 1.02 * end)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
@@ -163,8 +162,10 @@ def _draw_ground(axes: Axes, story: Story) -> None:
         if kept < len(rollout.marks) - 1:
             axes.axvspan(_spent(rollout.marks[kept]), end, color=_ROLLED_BACK, lw=0, zorder=0)
         if rollout.n > 1:
+            # The white line keeps two rolled-back stretches side by side apart.
+            axes.axvline(begin, color="white", lw=3, zorder=0.5)
             axes.axvline(begin, color=_BOUNDARY, lw=0.7, ls=(0, (1, 2)), zorder=1)
-        if (rollout.n - 1) % sparse == 0:
+        if len(story.rollouts) > 1 and (rollout.n - 1) % sparse == 0:
             axes.annotate(
                 str(rollout.n), ((begin + end) / 2, 1.0), xycoords=("data", "axes fraction"),
                 xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7.5,
@@ -225,21 +226,27 @@ def _legend(figure: Figure, story: Story, *, has_scores: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    has_drop = any(rollout.drops for rollout in story.rollouts)
+    has_rest = any(len(rollout.tasks) < len(story.tasks) for rollout in story.rollouts)
+    has_roll_back = story.totals().rolled_back_steps > 0
     best = "returned point" if story.finish else "best mean so far"
-    both = [
-        Line2D([], [], color=_BLUE, marker=".", label="task in training"),
-        Line2D([], [], color=_VERMILLION, ls="--", label="task dropped"),
-        Line2D([], [], color=_BOUNDARY, ls=(0, (1, 2)), label="new roll-out (number on top)"),
-        Patch(color=_ROLLED_BACK, label="rolled back: training went on from its left edge"),
-    ]
-    scores = [
-        Line2D([], [], color=_BLACK, marker=".", ls=":", label="task no longer in training"),
-        Patch(color=_BLUE, alpha=0.13, label="95 % interval"),
-        Line2D([], [], color=_VERMILLION, marker="^", ls="none", label="peak that led to the drop"),
-        Line2D([], [], mfc="none", mec=_GREEN, mew=1.8, marker="D", ls="none", label=best),
-    ]
+    entries = [
+        (True, Line2D([], [], color=_BLUE, marker=".", label="task in training")),
+        (has_scores and has_rest, Line2D([], [], color=_BLACK, marker=".", ls=":",
+                                         label="task no longer in training")),
+        (has_scores, Patch(color=_BLUE, alpha=0.13, label="95 % interval")),
+        (has_scores, Line2D([], [], mfc="none", mec=_GREEN, mew=1.8, marker="D", ls="none",
+                            label=best)),
+        (has_scores and has_drop, Line2D([], [], color=_VERMILLION, marker="^", ls="none",
+                                         label="peak that led to the drop")),
+        (has_drop, Line2D([], [], color=_VERMILLION, ls="--", label="task dropped")),
+        (len(story.rollouts) > 1, Line2D([], [], color=_BOUNDARY, ls=(0, (1, 2)),
+                                         label="new roll-out (number on top)")),
+        (has_roll_back, Patch(color=_ROLLED_BACK,
+                              label="rolled back: training went on from its left edge")),
+    ]  # fmt: skip
     figure.legend(
-        handles=[*both, *scores] if has_scores else both,
+        handles=[handle for is_shown, handle in entries if is_shown],
         loc="outside lower center",
         ncols=2 if figure.get_size_inches()[0] < 9 else 4,
         fontsize=8,

@@ -18,7 +18,7 @@ from rich.text import Text
 from msft_lite.report.plain import PlainWatcher, drop_text, finish_line, start_text
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.telling import advance
-from msft_lite.report.wording import duration, percent, place, standing_text, visible
+from msft_lite.report.wording import duration, percent, short_place, standing_text, visible
 
 _SECONDS_BETWEEN_DRAWINGS = 0.25
 _LOSS_MEMORY = 0.9  # weight of the past in the shown loss: a batch alone jumps too much to read
@@ -116,7 +116,7 @@ class LiveWatcher:
 
     def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
         """Takes note of an optimizer step; ``steps`` is known from the roll-out's row."""
-        shown = self._moment.losses if self._moment.n == n else {}
+        shown = dict(self._moment.losses) if self._moment.n == n else dict[str, float]()
         smoothed = {
             task: _LOSS_MEMORY * shown.get(task, loss) + (1 - _LOSS_MEMORY) * loss
             for task, loss in losses.items()
@@ -235,7 +235,7 @@ def _task_row(story: Story, task: str, now: Mark | None, moment: Moment) -> tupl
         "-" if loss is None else f"{loss:.3f}",
         "-" if now is None else percent(float(now.scores[task].value)),
         "-" if peak is None else percent(float(peak.scores[task].value)),
-        place(peak),
+        short_place(peak),
         standing_text(standing),
     )
     return tuple(Text(cell, style=style) for cell in cells)
@@ -248,7 +248,7 @@ def _mean_row(story: Story, now: Mark | None) -> tuple[Text, ...]:
         "",
         "-" if now is None else percent(float(now.mean)),
         "-" if best is None else percent(float(best.mean)),
-        place(best),
+        short_place(best),
         "",
     )
     return tuple(Text(cell, style="bold") for cell in cells)

@@ -12,7 +12,7 @@ from msft_lite.core import Drop
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.tables import rolled_back_text
 from msft_lite.report.telling import advance
-from msft_lite.report.wording import duration, percent, place, visible
+from msft_lite.report.wording import counted, duration, percent, place, visible
 
 
 class PlainWatcher:
@@ -62,22 +62,26 @@ def line_of(story: Story, kind: str) -> str:
 
 
 def _start_line(story: Story) -> str:
-    facts = [f"{key} {story.setting.facts[key]}" for key in ("device", "dtype", "engine", "tuning")
-             if key in story.setting.facts]  # fmt: skip
-    return (
-        f"{story.setting.method} on {len(story.tasks)} tasks ({', '.join(story.names)}), "
-        + ", ".join([f"seed {story.setting.seed}", *facts])
-    )
+    facts = story.setting.facts
+    shown = [key for key in ("device", "dtype", "engine", "tuning") if key in facts]
+    parts = [
+        f"{story.setting.method} on {counted(len(story.tasks), 'task')}",
+        f"({', '.join(story.names)}),",
+        ", ".join([f"seed {story.setting.seed}", *(f"{key} {facts[key]}" for key in shown)]),
+    ]
+    return " ".join(parts)
 
 
 def rollout_line(story: Story, rollout: RolloutStory) -> str:
     """Returns what a roll-out is going to do."""
     epochs = len(rollout.steps) / story.setting.marks_per_epoch
-    tasks = "1 task" if len(rollout.tasks) == 1 else f"{len(rollout.tasks)} tasks"
-    return (
-        f"roll-out {rollout.n} from {start_text(story, rollout)}: {tasks}, {epochs:g} epochs, "
-        f"{len(rollout.steps)} marks, {rollout.steps[-1]:,} steps"
-    )
+    parts = [
+        counted(len(rollout.tasks), "task"),
+        counted(epochs, "epoch"),
+        counted(len(rollout.steps), "mark"),
+        counted(rollout.steps[-1], "step"),
+    ]
+    return f"roll-out {rollout.n} from {start_text(story, rollout)}: {', '.join(parts)}"
 
 
 def start_text(story: Story, rollout: RolloutStory) -> str:
@@ -90,7 +94,9 @@ def mark_line(rollout: RolloutStory, mark: Mark) -> str:
     """Returns scores, losses and seconds of a mark."""
     scores = ", ".join(f"{t} {percent(float(s.value))}" for t, s in mark.scores.items())
     losses = ", ".join(f"{task} {loss:.3f}" for task, loss in mark.train_loss.items())
-    seconds = ", ".join(f"{kind} {duration(value)}" for kind, value in mark.seconds.items())
+    seconds = ", ".join(
+        f"{kind} {duration(value)}" for kind, value in mark.seconds.items() if value
+    )
     parts = [
         f"roll-out {mark.n}, mark {mark.k} of {len(rollout.steps)} (epoch "
         f"{float(mark.path.epochs):g}): mean {percent(float(mark.mean))} % ({scores})",

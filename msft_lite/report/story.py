@@ -135,7 +135,8 @@ class Totals:
     """What the run spent, as far as it is recorded.
 
     Attributes:
-        evaluations: snapshots scored at marks; the two on the report split come on top.
+        evaluations: snapshots scored at marks, each counted once as a roll-out takes over the
+            scores of the point it starts from; the two on the report split come on top.
         rolled_back_steps: optimizer steps of stretches that training did not go on from.
         peak_bytes: most memory that any mark interval held.
     """
@@ -240,7 +241,7 @@ class Story:
             ),
             trained_tokens=sum(mark.trained_tokens for mark in marks),
             generated_tokens=sum(mark.generated_tokens for mark in marks),
-            evaluations=len(marks),
+            evaluations=len({mark.snapshot for mark in marks}),
             peak_bytes=max((mark.peak_bytes for mark in marks), default=0),
             seconds=seconds,
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from msft_lite.core import Score
+from msft_lite.core import ROOT, Score
 from msft_lite.report.intervals import mean_wilson, task_differences, wilson
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.wording import (
@@ -18,6 +20,7 @@ from msft_lite.report.wording import (
     percent_interval,
     place,
     points_interval,
+    short_place,
     size,
     standing_text,
     visible,
@@ -66,11 +69,11 @@ def report_grid(story: Story) -> Grid:
     )  # fmt: skip
     return Grid(
         f"Report split: the base and the returned point ({place(story.best)})",
-        ("Task ", "Rows", "Base %", "Returned %", "Difference, points"),
+        ("Task ", "Rows", "Base %", "Returned %", "Difference"),
         tuple(rows),
         (
             "In brackets 95 % intervals: Wilson for a score, a paired bootstrap over rows "
-            "(2,000 resamples) for a difference.",
+            "(2,000 resamples) for a difference, which is in points.",
             _steering(story),
         ),
         has_total=True,
@@ -95,14 +98,16 @@ def control_grid(story: Story) -> Grid:
     split = "Report" if story.setting.steer_on == "report" else "Control"
     notes = [
         "These rows steered the run (peaks, drops, the returned point): "
-        "the best of many marks is an optimistic number."
+        "the best of many marks is an optimistic number.",
+        "Rows are those of the training split. r2 m5 is mark 5 of roll-out 2; the peak is the mark "
+        "that a task was dropped for.",
     ]
     if story.finish is None:
         notes.append("The run is not finished.")
     return Grid(
         f"{split} split: what steered the run",
-        ("Task ", "Train rows", "Base %", "Own best %", "Own best at ",
-         "Returned %" if story.finish else "Best mean so far %", "Status "),
+        ("Task ", "Rows", "Base %", "Own best %", "At ",
+         "Returned %" if story.finish else "Best mean %", "Status "),
         (*(_control_row(story, task.name, task.train) for task in story.tasks),
          _control_mean(story)),
         tuple(notes),
@@ -117,7 +122,7 @@ def _control_row(story: Story, task: str, train_rows: int) -> tuple[str, ...]:
         f"{train_rows:,}",
         _at(story.base, task),
         _at(peak, task),
-        place(peak),
+        short_place(peak),
         _at(story.best, task),
         standing_text(story.standing(task)),
     )
@@ -135,7 +140,7 @@ def _control_mean(story: Story) -> tuple[str, ...]:
         f"{train_rows:,}",
         _mean_at(story.base),
         _mean_at(best_mean),
-        place(best_mean),
+        short_place(best_mean),
         _mean_at(story.best),
         "",
     )
@@ -161,7 +166,7 @@ def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
     best_mean = max((mark.mean for mark in rollout.marks), default=None)
     return (
         str(rollout.n),
-        place(story.mark_of(rollout.start)) if story.mark_of(rollout.start) else "base",
+        short_place(story.mark_of(rollout.start)) if rollout.start != ROOT else "base",
         f"{len(rollout.tasks)} of {len(story.tasks)}",
         f"{max(0, len(rollout.marks) - 1)} of {len(rollout.steps)}",
         f"{rollout.steps[-1]:,}",
@@ -199,20 +204,38 @@ def cost_grid(story: Story) -> Grid:
     )
 
 
-def rich_table(grid: Grid) -> Table:
-    """Returns ``grid`` for a terminal."""
-    table = Table(title=Text(visible(grid.title)), title_justify="left", box=SIMPLE_HEAD)
-    table.caption = Text("\n".join(map(visible, grid.notes)))
-    table.caption_justify = "left"
+def rich_grid(grid: Grid, *, width: int) -> Group:
+    """Returns ``grid`` for a terminal of ``width`` columns: title, table, notes.
+
+    Where the table would be too wide, intervals go on a line of their own and texts are folded.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in grid.columns:
+        is_left = _is_left(column)
         table.add_column(
-            Text(column.strip()), justify="left" if _is_left(column) else "right", overflow="fold"
+            Text(column.strip()),
+            justify="left" if is_left else "right",
+            overflow="fold",
+            no_wrap=not is_left,
         )
+    is_narrow = _widest(grid) > width
     for number, row in enumerate(grid.rows, start=1):
         if grid.has_total and number == len(grid.rows):
             table.add_section()
-        table.add_row(*(Text(visible(cell)) for cell in row))
-    return table
+        cells = (visible(cell) for cell in row)
+        table.add_row(*(Text(_broken(cell) if is_narrow else cell) for cell in cells))
+    notes = (Text(visible(note), style="dim") for note in grid.notes)
+    return Group(Text(visible(grid.title), style="bold"), table, *notes, Text())
+
+
+def _widest(grid: Grid) -> int:
+    """Returns the width at which no cell needs a second line."""
+    columns = zip(grid.columns, *grid.rows, strict=True)
+    return sum(max(len(visible(cell)) for cell in column) + 2 for column in columns)
+
+
+def _broken(cell: str) -> str:
+    return re.sub(r" \[([-+.\d]+, [-+.\d]+)\]$", r"\n[\1]", cell)
 
 
 def markdown_table(grid: Grid) -> str:

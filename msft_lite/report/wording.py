@@ -45,6 +45,11 @@ def _points(value: float) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
+def counted(number: float, noun: str) -> str:
+    """Returns a number of things as ``1 task``, ``1,200 steps`` or ``0.25 epochs``."""
+    return f"{number:,g} {noun}" if number == 1 else f"{number:,.12g} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Returns a time as ``8.2 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     if seconds < _MINUTE - 0.05:
@@ -70,8 +75,15 @@ def place(mark: Mark | None) -> str:
     return "base" if mark.path.steps == 0 else f"roll-out {mark.n}, mark {mark.k}"
 
 
+def short_place(mark: Mark | None) -> str:
+    """Returns where a mark stands, for a narrow column, as ``r2 m5``; None is a dash."""
+    if mark is None:
+        return "-"
+    return "base" if mark.path.steps == 0 else f"r{mark.n} m{mark.k}"
+
+
 def standing_text(standing: Standing) -> str:
     """Returns what became of a task, in words."""
     if standing.word != "dropped":
         return standing.word
-    return f"dropped at roll-out {standing.n}, mark {standing.mark}"
+    return f"dropped, peak r{standing.n} m{standing.mark}"

@@ -12,25 +12,27 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from msft_lite.core import Clock
 from msft_lite.data.build import Limits, TaskSettings, build_task, check_tasks
 from msft_lite.data.grade import text_of
+from msft_lite.data.splits import SPLIT_SEED
 from msft_lite.data.task import Task
 from msft_lite.engine.base import EvalEngine
 from msft_lite.engine.canary import Canary, tolerance_of
 from msft_lite.engine.choose import Choice, choose_engine
 from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
-from msft_lite.errors import RecipeError
+from msft_lite.errors import ModelError, RecipeError
 from msft_lite.ledger import Ledger, Row
 from msft_lite.model.adapter import adapter_config
 from msft_lite.model.folder import local_folder
 from msft_lite.model.load import base_weights, load_model, load_tokenizer, resolve_device
 from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.weights import Weights
-from msft_lite.recipe import Recipe, TaskTable, digest
+from msft_lite.recipe import Recipe, TaskTable, digest, samples
 from msft_lite.report.live import Watcher
 from msft_lite.run.evaluator import Evaluator
 from msft_lite.run.folder import RunFolder
@@ -49,7 +51,7 @@ class Workshop:
     folder: RunFolder
     settings: ModelSettings
     tokenizer: PreTrainedTokenizerBase
-    model: torch.nn.Module
+    model: PreTrainedModel | PeftModel
     tasks: tuple[Task, ...]
     trainer: Trainer
     store: SnapshotStore
@@ -73,11 +75,8 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher) -> Worksho
     tasks = build_tasks(recipe, tokenizer)
     model = load_model(settings, seed=recipe.seed)
     check_lengths(tasks, model)
-    trainer = Trainer(
-        model, train_settings(recipe), seed=recipe.seed, pad_id=tokenizer.pad_token_id
-    )
+    trainer = Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=pad_id(tokenizer))
     store = SnapshotStore(folder.snapshots, root=root_of(settings, trainer))
-    store.prove(trainer.capture())
     shop = Workshop(
         folder=folder,
         settings=settings,
@@ -160,12 +159,13 @@ def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Tas
 def task_settings(recipe: Recipe, table: TaskTable) -> TaskSettings:
     """Returns the settings of one task; what it leaves out comes from [data] and [eval]."""
     own = table.model_dump(exclude_none=True)
+    train, control, report = samples(recipe, table)
     shared = {
-        **recipe.data.model_dump(exclude_none=True),
         "max_new_tokens": recipe.eval.max_new_tokens,
         "num_fewshot": recipe.eval.num_fewshot,
     }
-    return TaskSettings(**{**shared, **own})
+    counts = {"train_samples": train, "control_samples": control, "report_samples": report}
+    return TaskSettings(**{**shared, **own, **counts})
 
 
 def root_of(settings: ModelSettings, trainer: Trainer) -> Callable[[], Weights]:
@@ -190,13 +190,13 @@ def longest_answer(tasks: Sequence[Task]) -> int:
     )
 
 
-def check_lengths(tasks: Sequence[Task], model: torch.nn.Module) -> None:
+def check_lengths(tasks: Sequence[Task], model: PreTrainedModel | PeftModel) -> None:
     """Checks that the model has positions enough for every question and its answer.
 
     Raises:
         RecipeError: it has fewer.
     """
-    positions = model.config.get_text_config().max_position_embeddings
+    positions: int = model.config.get_text_config().max_position_embeddings
     if longest_answer(tasks) > positions:
         raise RecipeError(
             f"a question and its answer take up to {longest_answer(tasks)} tokens, the model has "
@@ -220,7 +220,7 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
         return TorchEngine(
             shop.model,
             eos_ids=end_ids(shop),
-            pad_id=shop.tokenizer.pad_token_id,
+            pad_id=pad_id(shop.tokenizer),
             **({} if table.batch_size is None else {"batch_size": table.batch_size}),
         )
     chosen = {
@@ -259,11 +259,20 @@ def build_evaluator(shop: Workshop, engine: EvalEngine) -> Evaluator:
     )
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the token id that fills rows up."""
+    padding = tokenizer.pad_token_id
+    if not isinstance(padding, int):
+        raise ModelError("the tokenizer has no padding token; set pad_token in its configuration")
+    return padding
+
+
 def end_ids(shop: Workshop) -> tuple[int, ...]:
     """Returns the token ids that end an answer: the tokenizer's, and the model's own."""
-    own = shop.model.generation_config.eos_token_id
-    listed = own if isinstance(own, list) else [own]
-    return tuple(sorted({shop.tokenizer.eos_token_id, *(i for i in listed if i is not None)}))
+    generation = shop.model.generation_config
+    own: int | list[int] | None = None if generation is None else generation.eos_token_id
+    ids = [shop.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return tuple(sorted({token for token in ids if isinstance(token, int)}))
 
 
 def base_folder(settings: ModelSettings) -> Path:

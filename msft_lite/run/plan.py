@@ -23,7 +23,15 @@ from msft_lite.core import (
     live_snapshots,
 )
 from msft_lite.data.sources import Row, read_jsonl
-from msft_lite.data.splits import Given, Samples, Splits, split_rows
+from msft_lite.data.splits import (
+    CARVED_CONTROL_ROWS,
+    CARVED_REPORT_ROWS,
+    SPLIT_SEED,
+    Given,
+    Samples,
+    Splits,
+    split_rows,
+)
 from msft_lite.errors import DataError
 from msft_lite.methods import build_method
 from msft_lite.model.settings import Dtype, ModelSettings
@@ -31,7 +39,7 @@ from msft_lite.model.size import ModelSize, model_size
 from msft_lite.recipe import MsftTable, Recipe, TaskTable, samples
 from msft_lite.run.loop import drive
 
-SCORED_ROWS = 10_000  # so fine that an assumed curve never has two equal neighbours
+SCORED_ROWS = 4_000  # so fine that neighbours on an assumed curve differ up to 150 epochs
 CHARACTERS_PER_TOKEN = 4  # of English text under a large vocabulary
 HUB_ROWS = 2_000  # assumed where a data set would have to be downloaded to be counted
 EARLIEST_PEAK = Fraction(1, 2)
@@ -157,10 +165,11 @@ class AssumedWorld:
         self._clock = clock
         self._deferred = deferred
         self._peaks = dict(zip(clock.tasks, assumed_peaks(len(clock.tasks), epochs), strict=True))
-        self._reach = 8 * epochs
+        self._reach = 4 * epochs
         nothing = dict.fromkeys(clock.tasks, Fraction(0))
         self._seen = {ROOT: nothing}  # epochs of each task that lie behind a snapshot
-        self._points: list[Point] = []
+        self._best: Point | None = None
+        self._scored: set[str] = set()
         self._drops: list[str] = []
         self._rows = dict.fromkeys(clock.tasks, 0)
         self._stages = self._steps = self._written = 0
@@ -173,16 +182,16 @@ class AssumedWorld:
         self._stages += 1
         self._steps += request.marks[-1]
         points = [self._point(0, request.start)]
-        self._alive = frozenset({request.start, *self._best(points)})
+        self._alive = frozenset({request.start, self._best_of(points[0]).snapshot})
         for mark in range(1, len(request.marks) + 1):
             points.append(self._point(mark, self._train(request, mark)))
             self._written += 1
             self._alive |= {points[-1].snapshot}
             self._most_alive = max(self._most_alive, len(self._alive - {ROOT}))
+            best = self._best_of(points[-1])
             if not self._deferred:
-                best = best_point([*self._points, *points])
                 self._alive = live_snapshots(points, request.mixture.tasks, best)
-        self._points += points
+        self._scored |= {point.snapshot for point in points}
         return Trace(tuple(points))
 
     def recall(self, request: Rollout) -> Trace | None:
@@ -199,7 +208,7 @@ class AssumedWorld:
             stages=self._stages,
             steps=self._steps,
             rows=self._rows,
-            evaluations=len({point.snapshot for point in self._points}),
+            evaluations=len(self._scored),
             snapshots_written=self._written,
             snapshots_alive=self._most_alive,
             drops=tuple(self._drops),
@@ -208,8 +217,10 @@ class AssumedWorld:
     def _leave(self, drops: Sequence[Drop]) -> None:
         self._drops += [drop.task for drop in drops]
 
-    def _best(self, points: Sequence[Point]) -> set[str]:
-        return {best_point([*self._points, *points]).snapshot}
+    def _best_of(self, point: Point) -> Point:
+        """Returns the best mean of the run so far, ``point`` included."""
+        self._best = best_point([self._best, point]) if self._best else point
+        return self._best
 
     def _train(self, request: Rollout, mark: int) -> str:
         """Returns the snapshot at ``mark``, having counted its rows."""
@@ -274,10 +285,17 @@ def _task_plan(
     if task.path is None:
         if None in most:
             notes.append(f"{task.name}: on the hub and not counted; {HUB_ROWS} rows are assumed")
-        train, control, report = (rows or HUB_ROWS for rows in most)
+        train, control, report = most
         length = Fraction(recipe.train.max_length)
-        return TaskPlan(task.name, train, control, report, length, max_new_tokens)
-    splits = _splits(task, most, recipe.seed)
+        return TaskPlan(
+            task.name,
+            train or HUB_ROWS,
+            control or CARVED_CONTROL_ROWS,
+            report or CARVED_REPORT_ROWS,
+            length,
+            max_new_tokens,
+        )
+    splits = _splits(task, most)
     notes += [f"{task.name}: {note}" for note in splits.notes]
     lengths = _lengths(splits.train, counter, recipe.train.max_length)
     if not lengths:
@@ -296,13 +314,13 @@ def _task_plan(
     )
 
 
-def _splits(task: TaskTable, most: tuple[int | None, int | None, int | None], seed: int) -> Splits:
+def _splits(task: TaskTable, most: tuple[int | None, int | None, int | None]) -> Splits:
     given = Given(
         train=read_jsonl(task.path) if task.path else (),
         control=read_jsonl(task.control_path) if task.control_path else None,
         report=read_jsonl(task.report_path) if task.report_path else None,
     )
-    return split_rows(task.name, given, samples=Samples(*most), seed=seed)
+    return split_rows(task.name, given, samples=Samples(*most), seed=SPLIT_SEED)
 
 
 def _lengths(rows: Sequence[Row], counter: TokenCounter, max_length: int) -> list[int]:

@@ -72,6 +72,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
         if shop.ledger.recorded("finish") is not None:
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path
+        shop.store.prove(shop.trainer.capture())
         try:
             _train_and_finish(recipe, shop, stop)
         except KeyboardInterrupt:

@@ -178,7 +178,7 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
 
 
 def _dtype_name(name: str, tensor: torch.Tensor) -> str:
-    if name == _METADATA:
+    if name == _METADATA or not _is_text(name):
         raise SnapshotError(f"a tensor cannot be stored under the name {name!a}")
     if tensor.dtype not in _NAMES:
         raise SnapshotError(f"tensor {name!a}: dtype {tensor.dtype} cannot be stored")
@@ -227,6 +227,8 @@ def _checked_metadata(value: Any, where: str) -> Mapping[str, str]:
 def _checked_entry(name: str, value: Any, where: str) -> Entry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(where, f"tensor {name!a}: dtype, shape and data_offsets are expected")
+    if not _is_text(name):
+        _refuse(where, f"tensor {name!a}: its name is not text")
     dtype_name, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype_name, str) or dtype_name not in DTYPES:
         _refuse(where, f"tensor {name!a}: unknown dtype {str(dtype_name)[:20]!a}")
@@ -240,6 +242,15 @@ def _checked_entry(name: str, value: Any, where: str) -> Entry:
     if entry.end - entry.start != math.prod(shape) * entry.dtype.itemsize:
         _refuse(where, f"tensor {name!a}: its shape and its number of bytes differ")
     return entry
+
+
+def _is_text(name: str) -> bool:
+    """Returns whether ``name`` has a form in UTF-8: half a surrogate pair has none."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _are_counts(value: Any) -> bool:

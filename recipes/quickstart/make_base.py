@@ -8,6 +8,8 @@ form of its own (`flip abc -> cba`). The tasks of `make_tasks.py` ask for relate
 in other words, so that an adapter has something to build on and something left to learn.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import random
@@ -22,19 +24,18 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 SEED = 20
-STEPS = 3000
 ROWS_PER_STEP = 20
 ROW_TOKENS = 96
-LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 # The characters of a question are random and cannot be predicted: at full weight their noise
 # drowns the signal of the answers. A little weight still teaches the forms.
 PROMPT_WEIGHT = 0.1
-MARKED_SHARE = 0.3  # of the documents are in the form of the tasks
 
 END = "<eos>"
 PAD = "<pad>"
 MERGES = [("#", "#"), ("##", "##")]  # the marker of an answer, ####, is one token
+
+Skill = Callable[[random.Random], tuple[str, str]]
 
 
 def letters(rng: random.Random, low: int, high: int) -> str:
@@ -45,94 +46,130 @@ def letters(rng: random.Random, low: int, high: int) -> str:
 def copy(rng: random.Random) -> tuple[str, str]:
     """Repeats a word."""
     word = letters(rng, 2, 8)
-    return word, word
+    return f"copy {word}", word
+
+
+def marked_copy(rng: random.Random) -> tuple[str, str]:
+    """Repeats a word, in the form of the tasks: the only skill the base knows in that form."""
+    word = letters(rng, 2, 8)
+    return f"Q: copy {word}\nA: ", f"#### {word}"
 
 
 def flip(rng: random.Random) -> tuple[str, str]:
     """Writes a short word backwards."""
     word = letters(rng, 2, 5)
-    return word, word[::-1]
+    return f"flip {word}", word[::-1]
 
 
 def arrange(rng: random.Random) -> tuple[str, str]:
     """Puts a few letters in alphabetical order."""
     word = letters(rng, 2, 4)
-    return word, "".join(sorted(word))
+    return f"arrange {word}", "".join(sorted(word))
 
 
 def after(rng: random.Random) -> tuple[str, str]:
     """Moves every letter one on in the alphabet; z becomes a."""
     word = letters(rng, 1, 3)
-    return word, "".join(chr((ord(c) - 96) % 26 + 97) for c in word)
+    return f"after {word}", "".join(chr((ord(c) - 96) % 26 + 97) for c in word)
 
 
 def plus(rng: random.Random) -> tuple[str, str]:
     """Adds two numbers of one or two digits."""
     left, right = (rng.randrange(10 ** rng.randint(1, 2)) for _ in range(2))
-    return f"{left} {right}", str(left + right)
+    return f"plus {left} {right}", str(left + right)
 
 
 def find(rng: random.Random) -> tuple[str, str]:
     """Looks up a letter in a table of letters and digits."""
-    keys = rng.sample(string.ascii_lowercase, rng.randint(2, 4))
+    keys = rng.sample(string.ascii_lowercase, rng.randint(2, 5))
     values = [rng.choice(string.digits) for _ in keys]
     chosen = rng.randrange(len(keys))
     table = " ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-    return f"{table} {keys[chosen]}", values[chosen]
+    return f"find {table} {keys[chosen]}", values[chosen]
 
 
 def head(rng: random.Random) -> tuple[str, str]:
     """Names the first letter of a word."""
     word = letters(rng, 2, 8)
-    return word, word[0]
+    return f"head {word}", word[0]
 
 
 def tail(rng: random.Random) -> tuple[str, str]:
     """Names the last letter of a word."""
     word = letters(rng, 2, 8)
-    return word, word[-1]
+    return f"tail {word}", word[-1]
 
 
 def size(rng: random.Random) -> tuple[str, str]:
     """Counts the letters of a word."""
     word = letters(rng, 1, 9)
-    return word, str(len(word))
+    return f"size {word}", str(len(word))
 
 
 def top(rng: random.Random) -> tuple[str, str]:
     """Names the largest of a few digits."""
     digits = rng.choices(string.digits, k=rng.randint(2, 5))
-    return " ".join(digits), max(digits)
+    return f"top {' '.join(digits)}", max(digits)
 
 
 def alphabet(rng: random.Random) -> tuple[str, str]:
     """Recites a part of the alphabet from a letter on."""
     start = rng.randrange(24)
-    return string.ascii_lowercase[start], string.ascii_lowercase[start + 1 : start + 9]
+    return f"from {string.ascii_lowercase[start]}", string.ascii_lowercase[start + 1 : start + 9]
+
+
+# A skill's weight: the hard ones are drawn more often.
+SKILLS: dict[Skill, int] = {
+    copy: 2,
+    marked_copy: 2,
+    flip: 4,
+    arrange: 4,
+    after: 3,
+    plus: 5,
+    find: 5,
+    head: 1,
+    tail: 2,
+    size: 2,
+    top: 2,
+    alphabet: 1,
+}
+
+
+# Other names of the skills, met in the second phase: they teach that a name can be new.
+OTHER_NAMES = {
+    "copy": "say",
+    "flip": "mirror",
+    "arrange": "order",
+    "after": "next",
+    "plus": "total",
+    "find": "get",
+    "head": "start",
+    "tail": "end",
+    "size": "len",
+    "top": "max",
+    "from": "since",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Skill:
-    """How one skill occurs in the text: by two names, the hard skills more often than the easy."""
+class Phase:
+    """A stretch of training with its own optimizer.
 
-    draw: Callable[[random.Random], tuple[str, str]]
-    names: tuple[str, str]
-    weight: int
+    Attributes:
+        steps: Optimizer steps.
+        learning_rate: Rate after the warm-up; a cosine takes it to zero.
+        marked_share: Share of the documents in the form of the tasks.
+        renamed_share: Share of the documents that use the skill's other name.
+    """
+
+    steps: int
+    learning_rate: float
+    marked_share: float
+    renamed_share: float
 
 
-SKILLS = (
-    Skill(copy, ("copy", "say"), 3),
-    Skill(flip, ("flip", "mirror"), 4),
-    Skill(arrange, ("arrange", "order"), 4),
-    Skill(after, ("after", "next"), 3),
-    Skill(plus, ("plus", "total"), 5),
-    Skill(find, ("find", "get"), 6),
-    Skill(head, ("head", "start"), 1),
-    Skill(tail, ("tail", "end"), 2),
-    Skill(size, ("size", "len"), 2),
-    Skill(top, ("top", "max"), 2),
-    Skill(alphabet, ("from", "since"), 1),
-)
+# The skills first, in one form: together with the forms they take far longer to appear.
+PHASES = (Phase(3000, 3e-3, 0.0, 0.0), Phase(600, 1.5e-3, 0.5, 0.4))
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
@@ -169,26 +206,37 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def document(rng: random.Random, tokenizer: Qwen2Tokenizer) -> tuple[list[int], list[float]]:
+def dress(prompt: str, answer: str, phase: Phase, rng: random.Random) -> tuple[str, str]:
+    """Returns the prompt and the answer in one of the forms of `phase`."""
+    if phase.renamed_share and rng.random() < phase.renamed_share:
+        name, thing = prompt.split(" ", 1)
+        prompt = f"{OTHER_NAMES[name]} {thing}"
+    if phase.marked_share and rng.random() < phase.marked_share:
+        return f"Q: {prompt}\nA: ", f"#### {answer}"
+    return f"{prompt} -> ", answer
+
+
+def document(
+    rng: random.Random, tokenizer: Qwen2Tokenizer, phase: Phase
+) -> tuple[list[int], list[float]]:
     """Returns the tokens of one drawn example and the loss weight of every token."""
-    skill = rng.choices(SKILLS, weights=[skill.weight for skill in SKILLS])[0]
-    thing, answer = skill.draw(rng)
-    prompt = f"{rng.choice(skill.names)} {thing}"
-    if rng.random() < MARKED_SHARE:
-        prompt, answer = f"Q: {prompt}\nA: ", f"#### {answer}"
-    else:
-        prompt = f"{prompt} -> "
+    skill = rng.choices(list(SKILLS), weights=list(SKILLS.values()))[0]
+    prompt, answer = skill(rng)
+    if skill is not marked_copy:
+        prompt, answer = dress(prompt, answer, phase, rng)
     asked = tokenizer.encode(prompt)
     answered = [*tokenizer.encode(answer), tokenizer.eos_token_id]
     return asked + answered, [PROMPT_WEIGHT] * len(asked) + [1.0] * len(answered)
 
 
-def row(rng: random.Random, tokenizer: Qwen2Tokenizer) -> tuple[list[int], list[float]]:
+def row(
+    rng: random.Random, tokenizer: Qwen2Tokenizer, phase: Phase
+) -> tuple[list[int], list[float]]:
     """Returns `ROW_TOKENS` tokens and weights: whole documents from the left, then padding."""
     tokens: list[int] = []
     weights: list[float] = []
     while True:
-        more_tokens, more_weights = document(rng, tokenizer)
+        more_tokens, more_weights = document(rng, tokenizer, phase)
         if len(tokens) + len(more_tokens) > ROW_TOKENS:
             gap = ROW_TOKENS - len(tokens)
             return tokens + [tokenizer.pad_token_id] * gap, weights + [0.0] * gap
@@ -208,23 +256,23 @@ def weighted_loss(
     return (losses * kept).sum() / kept.sum()
 
 
-def rate(step: int) -> float:
+def rate(step: int, steps: int) -> float:
     """Returns the share of the learning rate at `step`: linear warm-up, then a cosine to zero."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
-    return 0.5 + 0.5 * math.cos(math.pi * (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS))
+    return 0.5 + 0.5 * math.cos(math.pi * (step - WARMUP_STEPS) / (steps - WARMUP_STEPS))
 
 
-def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
-    """Trains `model` in place for `STEPS` steps on freshly drawn rows."""
+def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, phase: Phase) -> None:
+    """Trains `model` in place for one phase on freshly drawn rows."""
     rng = random.Random(SEED)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, phase.steps))
     began = time.monotonic()
-    for step in range(STEPS):
-        rows = [row(rng, tokenizer) for _ in range(ROWS_PER_STEP)]
+    for step in range(phase.steps):
+        rows = [row(rng, tokenizer, phase) for _ in range(ROWS_PER_STEP)]
         tokens = torch.tensor([tokens for tokens, _ in rows])
         weights = torch.tensor([weights for _, weights in rows])
         loss = weighted_loss(model, tokens, weights)
@@ -250,8 +298,11 @@ def main() -> None:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    train(model, tokenizer)
-    model.to(torch.bfloat16).save_pretrained(output)
+    for phase in PHASES:
+        train(model, tokenizer, phase)
+        model.to(torch.bfloat16).save_pretrained(output)
+        # The next phase goes on from what was saved, so that it can be redone alone.
+        model.float()
     tokenizer.save_pretrained(output)
 
 

@@ -46,9 +46,7 @@ def test_every_task_is_drawn_as_often_as_its_share_says(
     situation: tuple[Mixture, Clock], count: int, seed: int
 ) -> None:
     mixture, clock = situation
-    intervals, _ = draw_intervals(
-        Cursor.start("k"), count, mixture=mixture, clock=clock, seed=seed
-    )
+    intervals, _ = draw_intervals(Cursor.start("k"), count, mixture=mixture, clock=clock, seed=seed)
     for done in range(1, count + 1):
         for task, share in mixture.share:
             owed = done * share * clock.sizes[task] / clock.marks_per_epoch
@@ -107,9 +105,7 @@ def test_a_task_that_leaves_does_not_disturb_the_others(
     tail, _ = draw_intervals(middle, after if rest.share else 0, mixture=rest, clock=clock)
     for task in rest.tasks:
         alone = Mixture(tuple(entry for entry in rest.share if entry[0] == task))
-        lone, _ = draw_intervals(
-            Cursor.start("k"), before + after, mixture=alone, clock=clock
-        )
+        lone, _ = draw_intervals(Cursor.start("k"), before + after, mixture=alone, clock=clock)
         # Order within an interval depends on its company; which rows are in it does not.
         together = [sorted(rows_of([batches], task)) for batches in head + tail]
         assert together == [sorted(rows_of([batches], task)) for batches in lone]

@@ -42,7 +42,7 @@ def refusal(path: Path, *overrides: str) -> str:
 
 def test_defaults_are_resolved(small: Path) -> None:
     recipe = load(small)
-    assert recipe.output_dir == small.parent / "runs" / "small"
+    assert recipe.output_dir == Path.cwd() / "runs" / "small"
     assert recipe.seed == 20
     assert recipe.train.learning_rate == 2e-4
     assert recipe.method == MsftTable()
@@ -71,18 +71,20 @@ def test_paths_are_relative_to_the_recipe_and_keep_the_name_of_a_link(tmp_path: 
         '[model]\nname_or_path = "base"\n[[tasks]]\nname = "a"\npath = "/data/a.jsonl"\n'
     )
     recipe = load(path)
-    assert recipe.output_dir == tmp_path / "out"
+    assert recipe.output_dir == Path.cwd().parent / "out"
     assert recipe.model.name_or_path == str(folder / "base")
     assert recipe.engine.python == tmp_path / "python"
     assert recipe.tasks[0].path == Path("/data/a.jsonl")
 
 
-def test_loads_the_same_from_any_working_folder(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_loads_the_same_from_any_working_folder_but_for_the_output(
+    small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = load(small)
     monkeypatch.chdir(small.parent)
-    assert load(Path("small.toml")) == here
+    there = load(Path("small.toml"))
+    assert there.output_dir == small.parent / "runs" / "small"
+    assert there.model_copy(update={"output_dir": here.output_dir}) == here
 
 
 @pytest.mark.parametrize(
@@ -215,12 +217,10 @@ def test_method_tables_are_the_options_of_the_methods() -> None:
         assert next(method).mixture.tasks == ("a",)
 
 
-def test_samples_prefer_the_task_and_know_what_is_carved(small: Path) -> None:
+def test_samples_prefer_the_task(small: Path) -> None:
     recipe = load(small, ["data.train_samples=9", "tasks.add.train_samples=5"])
-    assert samples(recipe, recipe.tasks[0]) == (5, 200, 500)
-    assert samples(recipe, recipe.tasks[1]) == (9, 200, 500)
-    own = load(small, ["tasks.add.control_path=c.jsonl", "tasks.add.report_path=r.jsonl"])
-    assert samples(own, own.tasks[0]) == (None, None, None)
+    assert samples(recipe, recipe.tasks[0]) == (5, None, None)
+    assert samples(recipe, recipe.tasks[1]) == (9, None, None)
 
 
 def test_recipes_are_frozen(small: Path) -> None:

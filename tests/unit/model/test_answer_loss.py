@@ -32,7 +32,9 @@ from msft_lite.model.loss import (
 ROWS = [((5, 6, 7), (8, 9)), ((1,), (2, 3, 4, 5)), ((9, 8, 7, 6, 5), (4,))]
 
 
-def plain_loss(model: torch.nn.Module, prompt: tuple[int, ...], answer: tuple[int, ...]):
+def plain_loss(
+    model: torch.nn.Module, prompt: tuple[int, ...], answer: tuple[int, ...]
+) -> torch.Tensor:
     """Returns the summed loss of one unpadded row from full logits and -100 labels."""
     ids = torch.tensor([[*prompt, *answer]])
     labels = torch.tensor([-100] * len(prompt) + list(answer))
@@ -107,7 +109,7 @@ def test_log_probabilities_are_the_negative_losses(model: torch.nn.Module) -> No
     values = log_probabilities(model, [*ROWS, ((3, 4), ())], batch_rows=2)
     assert [len(row) for row in values] == [2, 4, 1, 0]
     for (prompt, answer), row in zip(ROWS, values[:3], strict=True):
-        expected = -float(plain_loss(model, prompt, answer))
+        expected = -plain_loss(model, prompt, answer).item()
         assert math.isclose(sum(row), expected, rel_tol=1e-5)
     assert log_probabilities(model, []) == []
     assert log_probabilities(model, [((1,), ())]) == [()]

@@ -12,6 +12,11 @@ from msft_lite.model.weights import Weights
 from msft_lite.snapshot.codec import encode
 from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 STATE = {
     "position": {"n": 2, "cursor": {"key": "ab", "drawn": {"täsk": 7}}, "pending": [], "x": None},
     "trainer": {"steps": 2**53 + 1, "rate": 0.1 + 0.2, "fresh": True},
@@ -49,7 +54,7 @@ def test_there_is_only_the_latest(tmp_path: Path) -> None:
     assert found is not None
     assert found[1] == {"mark": 2}
     assert float(found[0]["exp_avg/layer.w"][0, 0]) == 2
-    assert os.listdir(tmp_path) == ["crash.safetensors"]
+    assert names(tmp_path) == ["crash.safetensors"]
 
 
 def test_no_crash_copy_is_none(tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_a_full_disk_leaves_the_crash_copy_before(
         patch.setattr(os, name, full)
         with pytest.raises(StorageError, match=f"free some room .* msft-lite resume {tmp_path}$"):
             save_crash_copy(path, moments(2), {"mark": 2})
-    assert os.listdir(tmp_path) == ["crash.safetensors"]
+    assert names(tmp_path) == ["crash.safetensors"]
     found = load_crash_copy(path)
     assert found is not None
     assert found[1] == {"mark": 1}
@@ -109,10 +114,10 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     found = load_crash_copy(path)
     assert found is not None
     assert found[1] == {"mark": 1}
-    assert os.listdir(tmp_path) == ["crash.safetensors"]
+    assert names(tmp_path) == ["crash.safetensors"]
 
 
 def test_a_state_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_crash_copy(tmp_path / "crash.safetensors", {}, {"loss": float("nan")})
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []

@@ -1,0 +1,1 @@
+"""Evaluation engines: greedy generation with weights that are swapped while it stays up."""

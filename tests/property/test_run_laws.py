@@ -1,0 +1,298 @@
+"""Laws 1, 2, 3, 4, 6 and 10 on whole runs: real model, trainer, store and torch engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msft_lite.core import ROOT, Mixture, Rollout, Trace
+from msft_lite.errors import EngineError, SnapshotError
+from msft_lite.ledger import Ledger, read_rows
+from msft_lite.recipe import Recipe, load
+from msft_lite.run.build import Workshop, build_engine, build_evaluator, build_workshop
+from msft_lite.run.folder import RunFolder
+from msft_lite.run.roller import Parts, Roller, RollerSettings
+from msft_lite.run.session import run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHORT = (
+    "engine.name=torch",
+    "data.train_samples=24",
+    "data.control_samples=8",
+    "data.report_samples=8",
+    "method.budget=1",
+    "train.threads=1",
+    "eval.max_new_tokens=4",
+)
+TUNINGS = {
+    "lora": ("model.lora_dropout=0.1",),
+    "full": ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3"),
+}
+
+
+
+class Silent:
+    """A watcher that shows nothing, and may end the process's work at a chosen event."""
+
+    def __init__(self, *, killed_at: int = -1, events: str = "row") -> None:
+        self.left = killed_at
+        self.events = events
+        self.said: list[str] = []
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        self.count("row")
+
+    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        self.count("progress")
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def count(self, event: str) -> None:
+        if event == self.events:
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing in the program catches it."""
+
+
+def short(folder: Path, *changes: str) -> Recipe:
+    return load(RECIPES / "quickstart.toml", [f"output_dir={folder}", *SHORT, *changes])
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The ledger without what a clock or the memory of the machine decides."""
+    timings = ("seconds", "peak_bytes")
+    return [
+        {key: value for key, value in row.items() if key not in timings}
+        for row in read_rows(folder / "ledger.jsonl")
+    ]
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    """Every exported file of tensors."""
+    return {file.name: file.read_bytes() for file in (folder / "best").glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Uninterrupted short runs, one a tuning."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {
+        tuning: run(short(folder / tuning, *changes), mode="new", watch=Silent())
+        for tuning, changes in TUNINGS.items()
+    }
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_law_3_killed_after_a_row_and_resumed(
+    whole: dict[str, Path], tmp_path: Path, tuning: str
+) -> None:
+    rows = results(whole[tuning])
+    recipe = short(tmp_path / "run", *TUNINGS[tuning])
+    mode = "new"
+    kills = 0
+    for killed_at in range(1, len(rows), max(1, len(rows) // 6)):
+        with pytest.raises(Killed):
+            run(recipe, mode=mode, watch=Silent(killed_at=killed_at))  # type: ignore[arg-type]
+        mode = "resume"
+        kills += 1
+    run(recipe, mode="resume", watch=Silent())
+    assert kills >= 6
+    assert results(recipe.output_dir) == rows
+    assert tensors(recipe.output_dir) == tensors(whole[tuning])
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("killed_at", [0, 3, 8])
+def test_law_3_killed_while_training_and_resumed(
+    whole: dict[str, Path], tmp_path: Path, tuning: str, killed_at: int
+) -> None:
+    recipe = short(tmp_path / "run", *TUNINGS[tuning])
+    with pytest.raises(Killed):
+        run(recipe, mode="new", watch=Silent(killed_at=killed_at, events="progress"))
+    run(recipe, mode="resume", watch=Silent())
+    assert results(recipe.output_dir) == results(whole[tuning])
+    assert tensors(recipe.output_dir) == tensors(whole[tuning])
+
+
+def test_law_3_with_the_crash_copy_lost_too(whole: dict[str, Path], tmp_path: Path) -> None:
+    recipe = short(tmp_path / "run", *TUNINGS["lora"])
+    with pytest.raises(Killed):
+        run(recipe, mode="new", watch=Silent(killed_at=5))
+    RunFolder(recipe.output_dir).crash_copy.unlink()
+    run(recipe, mode="resume", watch=Silent())
+    assert results(recipe.output_dir) == results(whole["lora"])
+    assert tensors(recipe.output_dir) == tensors(whole["lora"])
+
+
+def test_law_3_with_the_optimizer_kept_from_stage_to_stage(tmp_path: Path) -> None:
+    changes = ("method.keep_optimizer=true", "method.max_stages=3")
+    first = run(short(tmp_path / "whole", *changes), mode="new", watch=Silent())
+    boundaries = [i for i, row in enumerate(results(first)) if row["kind"] == "rollout"]
+    recipe = short(tmp_path / "run", *changes)
+    with pytest.raises(Killed):  # the second roll-out has been asked for, nothing of it is trained
+        run(recipe, mode="new", watch=Silent(killed_at=boundaries[1]))
+    run(recipe, mode="resume", watch=Silent())
+    assert results(recipe.output_dir) == results(first)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_law_4_evaluating_at_each_mark_or_at_the_end(
+    whole: dict[str, Path], tmp_path: Path, tuning: str
+) -> None:
+    recipe = short(tmp_path / "run", *TUNINGS[tuning], "eval.at=end")
+    run(recipe, mode="new", watch=Silent())
+    assert results(recipe.output_dir) == results(whole[tuning])
+
+
+def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
+    watch = Silent()
+    before = (whole["lora"] / "ledger.jsonl").read_bytes()
+    run(short(whole["lora"], *TUNINGS["lora"]), mode="resume", watch=watch)
+    assert (whole["lora"] / "ledger.jsonl").read_bytes() == before
+    assert any("finished" in line for line in watch.said)
+
+
+def test_law_10_only_snapshots_that_can_be_asked_for_stay(whole: dict[str, Path]) -> None:
+    for folder in whole.values():
+        (finish,) = [row for row in results(folder) if row["kind"] == "finish"]
+        kept = [file.stem for file in (folder / "snapshots").glob("*.safetensors")]
+        assert kept == [finish["snapshot"]] or finish["snapshot"] == ROOT
+
+
+def rollout(*, marks: int, shop: Workshop, start: str = ROOT, fresh: bool = True) -> Rollout:
+    mixture = Mixture.of(shop.clock.tasks)
+    return Rollout(start, mixture, shop.clock.marks(mixture, marks), fresh)
+
+
+class Bench:
+    """A roller with its parts, to execute requests by hand."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.folder = RunFolder(recipe.output_dir)
+        self.folder.path.mkdir(parents=True)
+        watch = Silent()
+        self.shop = build_workshop(recipe, self.folder, watch)
+        shop = self.shop
+        self.roller = Roller(
+            Parts(
+                trainer=shop.trainer,
+                store=shop.store,
+                evaluator=build_evaluator(shop, build_engine(recipe, shop)),
+                ledger=shop.ledger,
+                tasks={task.name: task for task in shop.tasks},
+                watch=watch,
+                stop_requested=lambda: False,
+            ),
+            RollerSettings(shop.clock, recipe.seed, self.folder.crash_copy),
+        )
+
+    def execute(self, request: Rollout) -> Trace:
+        assert self.shop.ledger.recall(request) is None
+        return self.roller.execute(request)
+
+    def state(self) -> tuple[dict[str, bytes], Mapping[str, Any]]:
+        moments, counters = self.shop.trainer.state()
+        return {name: t.numpy().tobytes() for name, t in moments.items()}, counters
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_law_1_two_rollouts_equal_one(tmp_path: Path, tuning: str) -> None:
+    one = Bench(short(tmp_path / "one", *TUNINGS[tuning]))
+    whole = one.execute(rollout(marks=5, shop=one.shop))
+    two = Bench(short(tmp_path / "two", *TUNINGS[tuning]))
+    first = two.execute(rollout(marks=2, shop=two.shop))
+    start = first.end.snapshot
+    second = two.execute(rollout(marks=3, shop=two.shop, start=start, fresh=False))
+    halves = [*first.points, *second.points[1:]]
+    assert [p.snapshot for p in halves] == [p.snapshot for p in whole.points]
+    assert [p.scores for p in halves] == [p.scores for p in whole.points]
+    assert one.state() == two.state()
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_law_2_training_from_a_snapshot_does_not_depend_on_what_ran_before(
+    tmp_path: Path, tuning: str
+) -> None:
+    bench = Bench(short(tmp_path / "run", *TUNINGS[tuning]))
+    shop = bench.shop
+    first = bench.execute(rollout(marks=2, shop=shop))
+    middle = first.points[1].snapshot
+    some = Mixture(tuple((task, Fraction(1)) for task in shop.clock.tasks[1:]))
+    request = Rollout(middle, some, shop.clock.marks(some, 2), fresh=True)
+    once = bench.execute(request)
+    state = bench.state()
+    bench.roller.report(ROOT)  # other weights pass through the trainer
+    shop.store.save(shop.trainer.capture())
+    kept = shop.store.load(middle)
+    bench.execute(Rollout(ROOT, some, shop.clock.marks(some, 1), fresh=True))
+    shop.store.save(kept)
+    again = bench.execute(request)
+    assert [p.snapshot for p in again.points] == [p.snapshot for p in once.points]
+    assert bench.state() == state
+
+
+def test_law_6_an_evaluation_changes_nothing(tmp_path: Path) -> None:
+    bench = Bench(short(tmp_path / "run", *TUNINGS["lora"]))
+    bench.execute(rollout(marks=1, shop=bench.shop))
+    weights, state = bench.shop.trainer.capture(), bench.state()
+    end = bench.shop.ledger.points[-1].snapshot
+    assert bench.roller.report(end).scores == bench.roller.report(end).scores
+    after = bench.shop.trainer.capture()
+    assert {n: t.numpy().tobytes() for n, t in after.tensors.items()} == {
+        n: t.numpy().tobytes() for n, t in weights.tensors.items()
+    }
+    assert bench.state() == state
+
+
+def test_other_bits_than_the_recorded_ones_are_refused(tmp_path: Path) -> None:
+    recipe = short(tmp_path / "run", *TUNINGS["lora"])
+    with pytest.raises(Killed):
+        run(recipe, mode="new", watch=Silent(killed_at=5))
+    path = RunFolder(recipe.output_dir).ledger
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    (first,) = [row for row in rows if row["kind"] == "mark" and row["k"] == 1]
+    first["snapshot"] = "0" * 64
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    RunFolder(recipe.output_dir).crash_copy.unlink()
+    with pytest.raises(SnapshotError, match=r"mark 1 of roll-out 1.*msft-lite resume"):
+        run(recipe, mode="resume", watch=Silent())
+
+
+def test_ledger_numbers_are_what_the_parts_did(whole: dict[str, Path]) -> None:
+    rows = results(whole["lora"])
+    tasks = rows[0]["tasks"]
+    ledger = Ledger(whole["lora"] / "ledger.jsonl")
+    assert rows[0]["rows"][tasks[0]] == {"train": 24, "control": 8, "report": 8}
+    for row in ledger.rows:
+        if row["kind"] != "mark":
+            continue
+        assert list(row["scores"]) == tasks
+        for task in tasks:
+            outcomes = row["outcomes"][task]
+            assert row["scores"][task] == [outcomes.count("1"), 8]
+        assert (row["k"] == 0) == (row["trained_tokens"] == 0) == (row["train_loss"] == {})
+
+
+def test_engine_error_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = short(tmp_path / "run", "engine.name=vllm", "engine.start_timeout_seconds=0.2")
+    with pytest.raises(EngineError, match=r"msft-lite resume") as error:
+        run(recipe, mode="new", watch=Silent())
+    assert "nothing of them is lost" in str(error.value)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+
+from msft_lite.engine.base import Completion, Prompt
+from msft_lite.engine.canary import FLOAT32, HALF, Canary, tolerance_of
+from msft_lite.errors import EngineError
+from msft_lite.model.weights import Weights
+
+PROBES = [(1, 2, 3), (4, 5)]
+TRUTH = -1.0
+
+
+class OffBy:
+    """An engine whose log probabilities are wrong by what is set."""
+
+    name = "off"
+
+    def __init__(self) -> None:
+        self.errors: tuple[float, float] = (0.0, 0.0)
+
+    def ready(self) -> bool:
+        return True
+
+    def awake(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def swap(self, weights: Weights, label: str) -> None:
+        pass
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, log_probabilities: bool = False
+    ) -> list[Completion]:
+        assert log_probabilities
+        assert [prompt.ids for prompt in prompts] == PROBES
+        values = tuple(TRUTH + error for error in self.errors)
+        return [Completion((7, 8), values) for _ in prompts]
+
+    def close(self) -> None:
+        pass
+
+
+def trainer(
+    sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+) -> list[list[float]]:
+    assert [prompt for prompt, _ in sequences] == PROBES
+    return [[TRUTH] * len(continuation) for _, continuation in sequences]
+
+
+def canary(dtype: str) -> Canary:
+    return Canary(PROBES, tolerance=tolerance_of(dtype), log_probabilities=trainer)
+
+
+def test_the_agreement_is_returned() -> None:
+    engine = OffBy()
+    engine.errors = (1e-5, -3e-5)
+    agreement = canary("float32").check(engine, "root")
+    assert agreement.tokens == 4
+    assert agreement.mean == pytest.approx(2e-5)
+    assert agreement.largest == pytest.approx(3e-5)
+
+
+@pytest.mark.parametrize("errors", [(0.002, 0.0), (0.0003, 0.0003), (math.nan, 0.0), (math.inf, 0)])
+def test_in_float32_more_than_rounding_is_refused(errors: tuple[float, float]) -> None:
+    engine = OffBy()
+    engine.errors = errors
+    with pytest.raises(EngineError, match="not the trainer's: at snapshot s4 .* of 4 tokens"):
+        canary("float32").check(engine, "s4")
+
+
+def test_in_half_precision_the_first_check_sets_the_limit() -> None:
+    engine, bird = OffBy(), canary("bfloat16")
+    engine.errors = (0.01, 0.02)
+    bird.check(engine, "root")
+    engine.errors = (0.05, 0.07)
+    bird.check(engine, "s1")
+    engine.errors = (0.09, 0.0)
+    with pytest.raises(EngineError, match=r"by 0.09 at most \(limit 0.08\)"):
+        bird.check(engine, "s2")
+
+
+def test_a_first_check_above_the_ceiling_is_refused() -> None:
+    engine = OffBy()
+    engine.errors = (0.6, 0.0)
+    with pytest.raises(EngineError, match="limit 0.5"):
+        canary("bfloat16").check(engine, "root")
+
+
+def test_the_ceiling_holds_after_a_poor_first_check_and_the_floor_after_a_perfect_one() -> None:
+    engine, poor, perfect = OffBy(), canary("bfloat16"), canary("bfloat16")
+    perfect.check(engine, "root")
+    engine.errors = (0.03, 0.0)
+    perfect.check(engine, "s1")
+    engine.errors = (0.0, 0.15)
+    poor.check(engine, "root")
+    engine.errors = (0.0, 0.55)
+    with pytest.raises(EngineError, match="limit 0.5"):
+        poor.check(engine, "s1")
+
+
+def test_without_a_token_nothing_is_proved() -> None:
+    empty = Canary([], tolerance=HALF, log_probabilities=lambda _: [])
+
+    class Silent(OffBy):
+        def complete(
+            self, prompts: Sequence[Prompt], *, log_probabilities: bool = False
+        ) -> list[Completion]:
+            return []
+
+    with pytest.raises(EngineError, match="of 0 tokens"):
+        empty.check(Silent(), "root")
+
+
+def test_the_limits_of_float32_do_not_move() -> None:
+    assert FLOAT32.limits(None) == (1e-4, 1e-3)

@@ -1,0 +1,194 @@
+"""The life of the real vLLM engine: start, use, failure, death."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from msft_lite.engine.base import Prompt
+from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
+from msft_lite.errors import EngineError, MsftError
+
+NO_END = (256,)
+State = tuple[Any, ...]
+
+
+def state() -> State:
+    """All that starting an engine in this process would change."""
+    generator = np.random.get_state()
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        str(generator),
+        torch.get_num_threads(),
+        {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"},
+        torch.distributed.is_initialized(),
+        signal.getsignal(signal.SIGTERM),
+        torch.get_default_dtype(),
+    )
+
+
+def gone(process_id: int) -> bool:
+    """Whether the process ends within ten seconds."""
+    for _ in range(1000):
+        stat = Path(f"/proc/{process_id}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> VllmSettings:
+    return VllmSettings(
+        model_folder=tiny_model_folder,
+        dtype="float32",
+        max_model_len=128,
+        eos_ids=NO_END,
+        log_path=tmp_path_factory.mktemp("engine") / "engine.log",
+        threads=1,
+        max_num_seqs=4,
+        call_timeout_seconds=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def before() -> State:
+    return state()
+
+
+@pytest.fixture(scope="module")
+def engine(settings: VllmSettings, before: State) -> Iterator[VllmEngine]:
+    engine = VllmEngine(settings)
+    yield engine
+    engine.close()
+
+
+def test_the_start_does_not_wait_and_the_trainers_state_stays(
+    engine: VllmEngine, before: State
+) -> None:
+    assert not engine.ready()
+    with engine.awake():
+        assert engine.ready()
+        assert len(engine.complete([Prompt((1, 2, 3), 5)])[0].ids) == 5
+    assert state() == before
+
+
+def test_an_empty_list_needs_no_engine(engine: VllmEngine) -> None:
+    assert engine.complete([]) == []
+
+
+def test_a_prompt_that_cannot_be_answered_is_refused_and_the_engine_lives(
+    engine: VllmEngine,
+) -> None:
+    good = [Prompt((5, 6, 7), 8), Prompt((9,), 3)]
+    answers = engine.complete(good)
+    with pytest.raises(EngineError, match=r"prompt 1 has 125 tokens .* 129 in all, but .* 128"):
+        engine.complete([good[0], Prompt((1,) * 125, 4)])
+    with pytest.raises(EngineError, match="prompt 0 has 0 tokens"):
+        engine.complete([Prompt((), 4)])
+    with pytest.raises(EngineError, match=r"prompt 1 holds a token id outside 0\.\.256: 1\.\.257"):
+        engine.complete([good[0], Prompt((1, 257), 4)])
+    assert engine.complete([Prompt((1,) * 124, 4)])[0].ids
+    assert engine.complete(good) == answers
+
+
+def test_requests_left_by_a_failure_do_not_reach_later_answers(engine: VllmEngine) -> None:
+    good = [Prompt((5, 6, 7), 8), Prompt((9,), 3)]
+    answers = engine.complete(good, log_probabilities=True)
+    # Too long, past our own check: vLLM refuses it after it has taken the prompt before it.
+    with pytest.raises(EngineError, match="failed at complete: .*128"):
+        engine._ask(
+            {
+                "operation": "complete",
+                "prompts": [[1, 2], [3] * 500],
+                "max_new_tokens": [4, 4],
+                "eos_ids": [],
+                "log_probabilities": False,
+            }
+        )
+    assert engine.complete(good, log_probabilities=True) == answers
+
+
+def test_a_killed_engine_is_told_and_leaves_no_orphan(
+    engine: VllmEngine, settings: VllmSettings
+) -> None:
+    os.kill(engine.process_id, signal.SIGKILL)
+    with pytest.raises(EngineError, match="ended by SIGKILL") as caught:
+        engine.complete([Prompt((1, 2), 3)])
+    assert str(settings.log_path) in str(caught.value)
+    assert gone(engine.process_id)
+    with pytest.raises(EngineError, match="closed"):
+        engine.complete([Prompt((1, 2), 3)])
+    engine.close()
+
+
+def test_a_setting_that_vllm_refuses_is_told_with_its_reason(
+    settings: VllmSettings, tmp_path: Path
+) -> None:
+    log = tmp_path / "engine.log"
+    engine = VllmEngine(replace(settings, max_model_len=100_000, log_path=log))
+    with pytest.raises(EngineError, match="failed at the start") as caught, engine.awake():
+        pass
+    assert "max_model_len (100000)" in str(caught.value)
+    assert gone(engine.process_id)
+    with pytest.raises(EngineError):
+        engine.ready()
+    engine.close()
+
+
+def test_a_folder_without_a_model_is_told_at_once(settings: VllmSettings, tmp_path: Path) -> None:
+    with pytest.raises(MsftError, match="absent"):
+        VllmEngine(replace(settings, model_folder=tmp_path / "absent"))
+
+
+def test_a_start_that_hangs_is_cut_off(settings: VllmSettings, tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    engine = VllmEngine(replace(settings, start_timeout_seconds=1.0, log_path=log))
+    os.kill(engine.process_id, signal.SIGSTOP)
+    with pytest.raises(EngineError, match="hangs: no answer to the start"), engine.awake():
+        pass
+    assert gone(engine.process_id)
+
+
+def test_an_interpreter_without_vllm_is_told(settings: VllmSettings, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    python.chmod(0o755)
+    log = tmp_path / "engine.log"
+    engine = VllmEngine(replace(settings, python=str(python), log_path=log))
+    with pytest.raises(EngineError, match="No module named"), engine.awake():
+        pass
+    engine.close()
+
+
+def test_the_engine_ends_when_the_trainer_is_killed(settings: VllmSettings, tmp_path: Path) -> None:
+    trainer = (
+        "import time; from pathlib import Path\n"
+        "from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings\n"
+        f"engine = VllmEngine(VllmSettings(model_folder=Path({str(settings.model_folder)!r}),"
+        f"dtype='float32', max_model_len=128, eos_ids=(0,),"
+        f"log_path=Path({str(tmp_path / 'engine.log')!r})))\n"
+        "print(engine.process_id, flush=True); time.sleep(1000)"
+    )
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, "-c", trainer], stdout=subprocess.PIPE, text=True, cwd=root
+    ) as process:
+        assert process.stdout is not None
+        engine_id = int(process.stdout.readline())
+        time.sleep(0.5)  # in the middle of its start, when it looks at nothing
+        process.kill()
+    assert gone(engine_id)

@@ -1,0 +1,175 @@
+"""The owner's side of the engine's process, with a small program instead of vLLM in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from msft_lite.engine import wire
+from msft_lite.engine.worker_process import WorkerProcess, telling_lines
+from msft_lite.errors import EngineError
+
+Start = Callable[[str], WorkerProcess]
+PREAMBLE = f"""
+import importlib.util, os, signal, socket, subprocess, sys, time
+spec = importlib.util.spec_from_file_location("wire", {wire.__file__!r})
+wire = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(wire)
+connection = socket.socket(fileno=int(sys.argv[1]))
+print("booting", flush=True)
+"""
+ECHO = "while True: wire.send(connection, wire.receive(connection)[0])"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[WorkerProcess] = []
+
+    def start_program(program: str) -> WorkerProcess:
+        script = tmp_path / "worker.py"
+        script.write_text(PREAMBLE + program)
+        environment = {**os.environ, "RANK": "3"}
+        process = WorkerProcess(
+            [sys.executable, str(script)], environment=environment, log_path=tmp_path / "e.log"
+        )
+        started.append(process)
+        return process
+
+    yield start_program
+    for process in started:
+        process.close()
+
+
+def gone(process_id: int) -> bool:
+    """Whether the process ends within ten seconds."""
+    for _ in range(1000):
+        stat = Path(f"/proc/{process_id}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_answers_come_and_closing_twice_leaves_nothing(start: Start) -> None:
+    process = start(ECHO)
+    for n in range(3):
+        request = {"operation": "echo", "n": n}
+        assert process.ask(request, timeout_seconds=30) == request
+    process.close()
+    process.close()
+    assert gone(process.process_id)
+    with pytest.raises(EngineError, match="closed"):
+        process.ask({"operation": "echo"}, timeout_seconds=1)
+
+
+def test_no_trace_of_a_distributed_run_reaches_the_worker(start: Start) -> None:
+    program = "wire.send(connection, {'rank': os.environ.get('RANK', 'none')})"
+    assert start(program).answer("x", deadline=time.monotonic() + 30) == {"rank": "none"}
+
+
+def test_a_death_is_told_with_the_end_of_the_log(start: Start) -> None:
+    process = start("print('CUDA out of memory'); sys.exit(3)")
+    with pytest.raises(EngineError) as caught:
+        process.answer("the start", deadline=time.monotonic() + 30)
+    message = str(caught.value)
+    assert "died at the start: it left with exit code 3" in message
+    assert "CUDA out of memory" in message
+    assert "e.log" in message
+    assert 'engine.name = "torch"' in message
+
+
+def test_a_signal_is_named(start: Start) -> None:
+    process = start("os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(EngineError, match="ended by SIGKILL, often a sign that memory ran out"):
+        process.answer("the start", deadline=time.monotonic() + 30)
+
+
+def test_a_hang_is_cut_off_and_killed(start: Start) -> None:
+    process = start(ECHO)
+    process.ask({"operation": "echo"}, timeout_seconds=30)
+    process.tell({"operation": "echo"}, timeout_seconds=1)
+    process.answer("echo", deadline=time.monotonic() + 30)
+    os.kill(process.process_id, 19)  # SIGSTOP
+    with pytest.raises(EngineError, match=r"hangs: no answer to echo within 0\.3 seconds"):
+        process.ask({"operation": "echo"}, timeout_seconds=0.3)
+    assert gone(process.process_id)
+
+
+def test_children_of_the_worker_end_with_it(start: Start) -> None:
+    process = start(
+        "child = subprocess.Popen(['sleep', '1000'])\n"
+        "wire.send(connection, {'child': child.pid})\ntime.sleep(1000)"
+    )
+    child = process.answer("x", deadline=time.monotonic() + 30)["child"]
+    assert isinstance(child, int)
+    process.close()
+    assert gone(child)
+
+
+def test_nonsense_from_the_worker_is_an_engine_error(start: Start) -> None:
+    process = start("connection.sendall(b'x' * 100); time.sleep(1000)")
+    with pytest.raises(EngineError, match="limit"):
+        process.answer("x", deadline=time.monotonic() + 30)
+    assert gone(process.process_id)
+
+
+def test_an_interruption_while_waiting_ends_the_worker(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(ECHO)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("msft_lite.engine.worker_process.wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        process.ask({"operation": "echo"}, timeout_seconds=30)
+    assert gone(process.process_id)
+
+
+def test_an_interpreter_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no/such/python"):
+        WorkerProcess(["no/such/python"], environment={}, log_path=tmp_path / "e.log")
+
+
+def test_a_forgotten_worker_ends_with_the_interpreter(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(PREAMBLE + "time.sleep(1000)")
+    owner = (
+        "import os, sys; from pathlib import Path\n"
+        "from msft_lite.engine.worker_process import WorkerProcess\n"
+        f"p = WorkerProcess([sys.executable, {str(script)!r}], environment=os.environ,"
+        f" log_path=Path({str(tmp_path / 'e.log')!r}))\nprint(p.process_id)"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", owner], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert gone(int(done.stdout))
+
+
+def test_the_lines_that_tell_are_kept(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("an earlier run\n")
+    start_bytes = log.stat().st_size
+    noise = (
+        "INFO 11-23 17:18:35 [x.py:1] fine\n"
+        "(MainProcess pid=7) ERROR 11-23 17:18:35 [x.py:1]     f(x)\n"
+        "Loading: 100%|###| 1/1 [00:00<00:00, 3.1it/s]\n\n"
+        'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f(x)\n    ^^^^\n'
+    )
+    reason = "(EngineCore pid=7) ERROR 11-23 17:18:35 [x.py:1] the reason"
+    with log.open("a") as file:
+        file.write(f"{noise}{reason}\n{noise}")
+        file.writelines(f"line {n}\n" for n in range(14))
+    telling = [reason, *(f"line {n}" for n in range(14))]
+    assert telling_lines(log, start_bytes=start_bytes) == telling
+    log.write_text("INFO 11-23 17:18:35 [x.py:1] only this\n")
+    assert telling_lines(log) == ["INFO 11-23 17:18:35 [x.py:1] only this"]
+    assert telling_lines(tmp_path / "absent.log") == []
