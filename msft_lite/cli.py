@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,12 +163,22 @@ def _load(path: Path, changes: list[str] | None, output_dir: Path | None) -> Rec
 
 
 def _run(recipe: Recipe, mode: Mode) -> None:
+    _quiet_libraries()
     from msft_lite.report.live import watcher
     from msft_lite.run.session import run as run_session
 
     with watcher(Console()) as watch:
         folder = run_session(recipe, mode=mode, watch=watch)
     _report(folder)
+
+
+def _quiet_libraries() -> None:
+    """Keeps what libraries print while they load from tearing the display apart."""
+    # bitsandbytes warns that a kernel for 4-bit layers on a CPU is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _report(folder: Path) -> None:

@@ -35,7 +35,7 @@ class StorageError(MsftError):
 
 
 class EngineError(MsftError):
-    """The evaluation engine failed to start, died, hung or gave an answer that cannot be trusted."""
+    """The evaluation engine did not start, died, hung or cannot be trusted."""
 
 
 class LedgerError(MsftError):

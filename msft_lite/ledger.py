@@ -226,5 +226,3 @@ def _difference(recorded: Row, asked: Row) -> str:
     return "; ".join(
         f"{key} = {recorded.get(key)!r} where {asked.get(key)!r} is asked for now" for key in keys
     )
-
-

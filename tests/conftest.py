@@ -8,6 +8,17 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out tests that need a GPU where there is none, and says how many."""
+    import torch
+
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if torch.cuda.is_available() or not needing:
+        return
+    config.hook.pytest_deselected(items=needing)
+    items[:] = [item for item in items if item not in needing]
+
+
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved random Qwen2 (tied embeddings, float32) with a byte-level tokenizer."""

@@ -53,8 +53,12 @@ class Tolerance:
         )
 
 
-FLOAT32 = Tolerance(1e-4, 1e-4, 1e-3, 1e-3)
-HALF = Tolerance(0.02, 0.1, 0.05, 0.5)
+# Measured between vLLM and transformers on small models. float32: 4e-6 at most.
+FLOAT32 = Tolerance(mean_floor=1e-4, mean_ceiling=1e-4, largest_floor=1e-3, largest_ceiling=1e-3)
+# bfloat16, 1,500 tokens: mean 0.006 to 0.016, largest 0.03 to 0.30, about what separates the sdpa
+# and eager attention of transformers. The largest of a few probes varies, so its floor is wide: an
+# alarm ends a run, and a false one would be worse than what the mean lets through.
+HALF = Tolerance(mean_floor=0.04, mean_ceiling=0.15, largest_floor=0.25, largest_ceiling=1.0)
 
 
 def tolerance_of(dtype: str) -> Tolerance:

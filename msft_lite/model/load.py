@@ -254,7 +254,6 @@ def _load_base(settings: ModelSettings) -> PreTrainedModel:
             f"model {settings.name_or_path!r}: its files lack {len(missing)} tensors, the first "
             f"is {missing[0]!r}; they would be random"
         )
-    model.config.use_cache = False
     return model
 
 
@@ -282,7 +281,8 @@ def _placed(
     model: PreTrainedModel | PeftModel, settings: ModelSettings
 ) -> PreTrainedModel | PeftModel:
     try:
-        return model.to(settings.device)
+        model.to(torch.device(settings.device))  # pyright: ignore[reportArgumentType]
+        return model
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"model {settings.name_or_path!r} does not fit in the memory of the GPU: {error}; "

@@ -97,7 +97,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Removes what a run writes, and nothing else."""
-        for name in ("snapshots", "best", "figures"):
+        for name in ("snapshots", "best", "best.tmp", "best.old", "figures"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         files = (self.ledger, self.recipe, self.crash_copy, self.engine_log)
         for file in (*files, self.path / "summary.json", self.path / "report.md"):

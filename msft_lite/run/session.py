@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from msft_lite.core import ROOT, Score, Verdict
 from msft_lite.engine.base import EvalEngine
@@ -21,17 +20,13 @@ from msft_lite.ledger import Ledger, Row
 from msft_lite.methods import build_method
 from msft_lite.recipe import Recipe, dump_toml, load
 from msft_lite.report.live import Watcher
-from msft_lite.run.build import (
-    Workshop,
-    build_engine,
-    build_evaluator,
-    build_workshop,
-    start_row,
-)
+from msft_lite.run.build import build_workshop, start_row
+from msft_lite.run.engines import build_engine, build_evaluator
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.loop import drive
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.stop import StopFlag
+from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.durable import write_durably
 from msft_lite.snapshot.export import export_best
 

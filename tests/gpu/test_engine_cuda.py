@@ -35,7 +35,7 @@ def pair(
 ) -> Iterator[Pair]:
     """An engine, the trainer's reference and the trainer's first weights, in bfloat16."""
     base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
-    model, adapter = base.cuda(), None
+    model, adapter = base.to(device="cuda"), None  # pyright: ignore[reportCallIssue]
     if request.param == "adapter":
         config = LoraConfig(r=6, lora_alpha=9, use_rslora=True, target_modules="all-linear")
         model = get_peft_model(base, config)

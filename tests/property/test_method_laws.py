@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tempfile
 from fractions import Fraction
@@ -115,7 +116,7 @@ def run(peaks: dict[str, float], path: Path, variant: tuple[str, dict[str, Any]]
     return verdict.snapshot
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: json.dumps(v))
+@pytest.mark.parametrize("variant", VARIANTS, ids=json.dumps)
 @settings(max_examples=25, deadline=None)
 @given(peaks=WORLDS, cut=st.integers(0, 10_000))
 def test_a_killed_run_replays_to_the_same_rows(
@@ -138,7 +139,7 @@ def test_msft_tasks_only_leave_and_stages_are_bounded(peaks: dict[str, float]) -
         run(peaks, ledger_path, ("msft", {"budget": 3}))
         rollouts = [row for row in Ledger(ledger_path).rows if row["kind"] == "rollout"]
         active = [set(row["tasks"]) for row in rollouts]
-        assert all(later <= earlier for earlier, later in zip(active, active[1:], strict=False))
+        assert all(later <= earlier for earlier, later in itertools.pairwise(active))
         assert len(rollouts) <= 2 * len(peaks) + 2
 
 

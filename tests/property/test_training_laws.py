@@ -276,6 +276,21 @@ def test_dropout_depends_on_seed_key_and_step(tiny_model_folder: Path) -> None:
     assert first[1] != losses(20, "b")[1]
 
 
+def test_every_micro_batch_of_every_step_has_its_own_mask(tiny_model_folder: Path) -> None:
+    """With a rate of zero the same row would else repeat its loss."""
+    bench = bench_of("lora-dropout", tiny_model_folder)
+    moved = bench.trainer()
+    bench.run(moved, range(2))
+    still = replace(TRAIN, learning_rate=0.0, per_device_train_batch_size=1)
+    trainer = replace(bench, train=still).trainer()
+    trainer.load(moved.capture())
+    row = rows_at(0)[1]
+    twins = [replace(row, task="first"), replace(row, task="second")]
+    steps = [trainer.step(twins).losses for _ in range(3)]
+    sums = [step[task].loss_sum for step in steps for task in ("first", "second")]
+    assert len(set(sums)) == 6
+
+
 def test_the_order_of_rows_in_a_step_is_kept(tiny_model_folder: Path) -> None:
     bench = bench_of("lora", tiny_model_folder)
     rows = make_rows([(2, 2), (3, 3)])

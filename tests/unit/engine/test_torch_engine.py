@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def engine_of(model: torch.nn.Module, batch_size: int = 5) -> TorchEngine:
 
 def generate_alone(model: PreTrainedModel, prompt: Prompt) -> tuple[int, ...]:
     ids = torch.tensor([prompt.ids])
-    output = model.generate(
+    output: Any = model.generate(  # pyright: ignore[reportCallIssue]
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=prompt.max_new_tokens,

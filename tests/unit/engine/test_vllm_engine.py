@@ -21,7 +21,7 @@ from msft_lite.engine.base import Prompt
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.errors import EngineError, MsftError
 
-NO_END = (256,)
+NO_END = (9999,)  # outside the vocabulary, as the end of a tokenizer with added tokens may be
 State = tuple[Any, ...]
 
 

@@ -49,7 +49,9 @@ def test_a_stage_lasts_budget_epochs_and_a_quarter_shrinks_as_tasks_leave() -> N
     assert request.marks == tuple(range(3, 37, 3))
     falling = [1, 9, *[2] * 11]
     rising = list(range(13))
-    request = method.send(trace("s", b=rising[:11] + [10, 10], a=falling, c=falling[:1] + rising[:12][:12]))
+    request = method.send(
+        trace("s", b=[*rising[:11], 10, 10], a=falling, c=falling[:1] + rising[:12][:12])
+    )
     assert request.marks == tuple(range(2, 25, 2))
 
 
@@ -115,7 +117,9 @@ def test_to_the_last_task_and_best_mean_of_every_evaluation_wins() -> None:
     assert (request.start, request.mixture.tasks) == ("s1", ("a", "c"))
     request = method.send(trace("t", b=[6, 1, 1, 1, 1], a=[4, 5, 4, 4, 4], c=[5, 4, 4, 5, 5]))
     assert (request.start, request.mixture.tasks) == ("t0", ("a",))
-    verdict = verdict_of(method, trace("u", b=[6, 0, 0, 0, 0], a=[4, 4, 9, 8, 7], c=[5, 0, 0, 0, 0]))
+    verdict = verdict_of(
+        method, trace("u", b=[6, 0, 0, 0, 0], a=[4, 4, 9, 8, 7], c=[5, 0, 0, 0, 0])
+    )
     assert verdict.snapshot == "s2"
     assert [(d.task, d.peak_mark, d.rolled_back_to) for d in verdict.drops] == [("a", 2, "u2")]
     assert verdict.note == ""
@@ -130,7 +134,9 @@ def test_equal_means_do_not_replace_the_earlier_best() -> None:
 
 def test_max_stages_ends_the_run_and_says_so() -> None:
     method, _ = begin(max_stages=1)
-    verdict = verdict_of(method, trace("s", b=[1, 5, 4, 3, 2], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5]))
+    verdict = verdict_of(
+        method, trace("s", b=[1, 5, 4, 3, 2], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5])
+    )
     assert verdict.note == "stopped after 1 stages with tasks still active: a, c"
     assert [drop.task for drop in verdict.drops] == ["b"]
 
@@ -139,7 +145,9 @@ def test_guard_of_twice_the_tasks_plus_two_stages() -> None:
     method, _ = begin()
     for stage in range(7):
         method.send(trace(f"s{stage}.", b=[1, 2, 3, 4, 5], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5]))
-    verdict = verdict_of(method, trace("z", b=[1, 2, 3, 4, 5], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5]))
+    verdict = verdict_of(
+        method, trace("z", b=[1, 2, 3, 4, 5], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5])
+    )
     assert "stopped after 8 stages" in verdict.note
 
 

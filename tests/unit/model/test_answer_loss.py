@@ -29,6 +29,16 @@ from msft_lite.model.loss import (
     vocabulary_size,
 )
 
+SHAPE = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "initializer_range": 0.5,
+}
 ROWS = [((5, 6, 7), (8, 9)), ((1,), (2, 3, 4, 5)), ((9, 8, 7, 6, 5), (4,))]
 
 
@@ -47,16 +57,7 @@ def plain_loss(
 def test_it_equals_cross_entropy_on_full_logits(
     family: type[PretrainedConfig], tuning: str, tmp_path: Path
 ) -> None:
-    config = family(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        pad_token_id=0,
-        initializer_range=0.5,
-    )
+    config = family.from_dict(SHAPE)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     model = load_model(replace(ModelSettings(str(tmp_path)), tuning=tuning), seed=3)
     losses = row_losses(model, collate(ROWS, pad_id=0, device="cpu"))

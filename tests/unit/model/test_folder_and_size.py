@@ -42,7 +42,7 @@ FAMILIES = [Qwen2Config, Qwen3Config, LlamaConfig, Olmo2Config]
 def test_sizes_equal_those_of_the_loaded_model(
     family: type[PretrainedConfig], tied: bool, tmp_path: Path
 ) -> None:
-    config = family(**SHAPE, tie_word_embeddings=tied)
+    config = family.from_dict(SHAPE | {"tie_word_embeddings": tied})
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     lora = ModelSettings(str(tmp_path), dtype="bfloat16", lora_r=3)
     some = replace(lora, lora_target_modules=("q_proj", "layers.1.mlp.up_proj"))
