@@ -264,7 +264,13 @@ def _engine_arguments(settings: VllmSettings, scaling: Scaling | None) -> dict[s
 def _environment(settings: VllmSettings) -> dict[str, str]:
     inherited = os.environ if settings.environment is None else settings.environment
     threads = str(settings.threads or len(os.sched_getaffinity(0)))
-    defaults = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    defaults = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        # Threads that spin while they wait slow both processes down as soon as cores are short.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     return {
         **defaults,
         **inherited,
