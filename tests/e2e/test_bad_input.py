@@ -226,6 +226,10 @@ MODEL_CASES = {
     "engine without vllm": Case(
         ("/bin/false", "vllm", "install"), ("engine.name=vllm", "engine.python=/bin/false")
     ),
+    "memory refused by the engine": Case(
+        ("No available memory", "engine.log ends with", "engine.name"),
+        ("engine.name=vllm", "engine.kv_cache_bytes=1"),
+    ),
     "engine's interpreter is missing": Case(
         ("no-python", "cannot be run"), ("engine.name=vllm", "engine.python=./no-python")
     ),
@@ -256,7 +260,8 @@ CASES = {**RECIPE_CASES, **DATA_CASES, **MODEL_CASES, **FOLDER_CASES}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_model_folder: Path) -> Path:
+def folder(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # output_dir is relative to it
     shutil.copytree(tiny_model_folder, tmp_path / "model")
     (tmp_path / "recipe.toml").write_text(RECIPE)
     for task in ("add", "sort"):
