@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -24,15 +23,18 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 AGREES, DISAGREES, CANNOT_TELL = 0, 1, 2
 SPLITS = ("control", "report")
-BATCH_ROWS = 64
 KV_CACHE_BYTES = 1 << 28
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank
+VLLM_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Row = Mapping[str, Any]
@@ -44,13 +46,7 @@ class CannotTellError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was worked out again.
-
-    Attributes:
-        what: what it is about, with the value worked out here.
-        agrees: whether the run has the same.
-        recorded: what the run has, shown where it differs.
-    """
+    """What was worked out again, whether the run has the same, and if not what it has."""
 
     what: str
     agrees: bool
@@ -84,22 +80,17 @@ def main() -> int:
     parser.add_argument("--decisions-only", action="store_true", help="load no model")
     parser.add_argument("--without-vllm", action="store_true", help="leave part 3 out")
     arguments = parser.parse_args()
+    agreed = wrong = 0
     try:
-        checks = list(shown(all_checks(arguments)))
+        for check in all_checks(arguments):
+            agreed, wrong = agreed + check.agrees, wrong + (not check.agrees)
+            line = f"agree     {check.what}"
+            print(line if check.agrees else f"DISAGREE  {check.what}; recorded: {check.recorded}")
     except CannotTellError as error:
         print(f"cannot be checked: {error}")
         return CANNOT_TELL
-    wrong = sum(not check.agrees for check in checks)
-    print(f"{len(checks) - wrong} of {len(checks)} checks agree with {arguments.run_folder}")
+    print(f"{agreed} of {agreed + wrong} checks agree with {arguments.run_folder}")
     return DISAGREES if wrong else AGREES
-
-
-def shown(checks: Iterator[Check]) -> Iterator[Check]:
-    """Prints every check as it is made."""
-    for check in checks:
-        end = "" if check.agrees else f"; recorded: {check.recorded}"
-        print(f"{'agree   ' if check.agrees else 'DISAGREE'}  {check.what}{end}", flush=True)
-        yield check
 
 
 def all_checks(arguments: argparse.Namespace) -> Iterator[Check]:
@@ -109,8 +100,6 @@ def all_checks(arguments: argparse.Namespace) -> Iterator[Check]:
         CannotTellError: there is no finished run, or something of it is not in its folder.
     """
     folder: Path = arguments.run_folder
-    if not (folder / "ledger.jsonl").exists():
-        raise CannotTellError(f"{folder} holds no ledger.jsonl")
     lines = (folder / "ledger.jsonl").read_text(encoding="utf-8").split("\n")
     rows: list[Row] = [json.loads(line) for line in lines[:-1]]  # what follows the last is torn
     recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
@@ -135,16 +124,15 @@ def all_checks(arguments: argparse.Namespace) -> Iterator[Check]:
 def counts(rows: Sequence[Row]) -> Iterator[Check]:
     """Checks that every score is the count of its outcomes, on as many rows as were announced."""
     asked = {split: {t: n[split] for t, n in rows[0]["rows"].items()} for split in SPLITS}
-    wrong: list[str] = []
     marks = [row for row in rows if row["kind"] == "mark"]
-    for mark in marks:
-        if not counted(mark["scores"], mark["outcomes"], asked["control"]):
-            wrong.append(f"stage {mark['n']} mark {mark['k']}")
+    wrong = [
+        f"stage {mark['n']} mark {mark['k']}"
+        for mark in marks
+        if not counted(mark["scores"], mark["outcomes"], asked["control"])
+    ]
     yield Check(f"scores are counts of outcomes at {len(marks)} marks", not wrong, wrong)
-    finish = rows[-1]
-    for which in ("base", "best"):
-        scores, texts = finish["scores"][which], finish["outcomes"][which]
-        ok = counted(scores, texts, asked["report"])
+    for which, scores in rows[-1]["scores"].items():
+        ok = counted(scores, rows[-1]["outcomes"][which], asked["report"])
         yield Check(f"scores are counts of outcomes in the report of the {which}", ok, scores)
 
 
@@ -158,23 +146,24 @@ def counted(scores: Row, outcomes: Row, asked: Mapping[str, int]) -> bool:
 
 def decisions(rows: Sequence[Row], recipe: Row) -> Iterator[Check]:
     """Works Algorithm 1 out again from the recorded scores."""
-    method, finish = recipe["method"], rows[-1]
-    if method["name"] != "msft":
-        raise CannotTellError(f"the method is {method['name']}; only msft is known here")
+    start, method = rows[0], recipe["method"]
+    if (method["name"], method.get("detector")) != ("msft", "peak"):
+        raise CannotTellError("only msft with the detector peak is known here")
     stages = stages_of(rows)
-    marks_per_stage = method["budget"] * rows[0]["marks_per_epoch"]
-    most_stages = method.get("max_stages") or 2 * len(rows[0]["tasks"]) + 2
-    active, head = list(rows[0]["tasks"]), "root"
+    most_stages = method.get("max_stages") or 2 * len(start["tasks"]) + 2
+    active, head = list(start["tasks"]), "root"
     for n, stage in enumerate(stages, start=1):
-        yield from beginning(n, stage, head=head, active=active)
-        yield whole_marks(n, stage, head=head, marks_per_stage=marks_per_stage)
+        row = stage.rollout
+        yield Check(f"stage {n} starts from {head[:12]}", row["start"] == head, row["start"][:12])
+        yield Check(f"stage {n} trains {', '.join(active)}", row["tasks"] == active, row["tasks"])
+        yield marks_are_whole(n, stage, epochs=method["budget"], start=start)
         leaving = overfitted(stage.marks, active, method)
         yield left(n, stage, leaving)
         head = leaving[0][2] if leaving else stage.marks[-1]["snapshot"]
         active = [task for task in active if task not in {task for task, _, _ in leaving}]
     ended = not active or len(stages) == most_stages
     yield Check(f"ends after stage {len(stages)} with {active or 'no task'} active", ended)
-    yield returned(stages, finish)
+    yield returned(stages, rows[-1])
 
 
 def stages_of(rows: Sequence[Row]) -> list[Stage]:
@@ -187,20 +176,16 @@ def stages_of(rows: Sequence[Row]) -> list[Stage]:
     return [Stage(row, of("mark", row["n"]), of("drop", row["n"])) for row in rollouts]
 
 
-def beginning(n: int, stage: Stage, *, head: str, active: Sequence[str]) -> Iterator[Check]:
-    """Checks the snapshot and the tasks that a stage starts with."""
-    row = stage.rollout
-    yield Check(f"stage {n} starts from {head[:12]}", row["start"] == head, row["start"][:12])
-    yield Check(f"stage {n} trains {', '.join(active)}", row["tasks"] == active, row["tasks"])
-
-
-def whole_marks(n: int, stage: Stage, *, head: str, marks_per_stage: int) -> Check:
-    """Checks that a stage has all its marks, the first of them its start."""
+def marks_are_whole(n: int, stage: Stage, *, epochs: int, start: Row) -> Check:
+    """Checks that a stage has all its marks, at equal parts of passes over the active rows."""
+    parts = start["marks_per_epoch"]
+    rows = sum(-(-start["rows"][task]["train"] // parts) for task in stage.rollout["tasks"])
+    steps = [k * -(-rows // start["batch_rows"]) for k in range(epochs * parts + 1)]
     found = [(mark["k"], mark["step"]) for mark in stage.marks]
-    steps = [0, *stage.rollout["marks"]]
-    whole = len(steps) == marks_per_stage + 1 and found == list(enumerate(steps))
-    ok = whole and stage.marks[0]["snapshot"] == head
-    return Check(f"stage {n} has marks 0 to {marks_per_stage}, the first its start", ok, found)
+    ok = found == list(enumerate(steps)) and stage.rollout["marks"] == steps[1:]
+    ok = ok and stage.marks[0]["snapshot"] == stage.rollout["start"]
+    what = f"stage {n} has marks 0 (its start) to {epochs * parts}, {steps[1]} steps each"
+    return Check(what, ok, found)
 
 
 def overfitted(
@@ -213,7 +198,7 @@ def overfitted(
     for task in active:
         top = max(value(mark, task) for mark in marks[first:])
         peak = next(mark for mark in marks[first:] if value(mark, task) == top)
-        if peak["k"] < last["k"] and accepted(peak, last, task=task, method=method):
+        if peak["k"] < last["k"]:
             peaks.append((peak["k"], task, peak["snapshot"]))
     peaks.sort()
     tied = [peak for peak in peaks if peak[0] == peaks[0][0]]
@@ -224,16 +209,6 @@ def overfitted(
 def value(mark: Row, task: str) -> Fraction:
     """Returns the share of right answers."""
     return Fraction(*mark["scores"][task])
-
-
-def accepted(peak: Row, last: Row, *, task: str, method: Row) -> bool:
-    """Returns whether a fall counts: any, or one that an exact one-sided McNemar test confirms."""
-    if method["detector"] == "peak":
-        return True
-    pairs = list(zip(peak["outcomes"][task], last["outcomes"][task], strict=True))
-    lost, changed = pairs.count(("1", "0")), sum(a != b for a, b in pairs)
-    chances = sum(math.comb(changed, k) for k in range(lost, changed + 1))
-    return chances / 2**changed < method.get("alpha", 0.05)
 
 
 def left(n: int, stage: Stage, leaving: Sequence[tuple[str, int, str]]) -> Check:
@@ -348,42 +323,24 @@ def transformers_texts(best: Path, questions: Sequence[Question]) -> list[str]:
     model.eval()
     tokenizer = AutoTokenizer.from_pretrained(best)
     ends = end_ids(tokenizer, base or best)
-    texts = [""] * len(questions)
-    for places in batches(questions):
-        prompts = torch.tensor([questions[place].ids for place in places])
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=prompts,
-                attention_mask=torch.ones_like(prompts),
-                do_sample=False,
-                max_new_tokens=questions[places[0]].max_new_tokens,
-                eos_token_id=ends,
-                pad_token_id=ends[0],
-            )
-        for place, ids in zip(places, output[:, prompts.shape[1] :].tolist(), strict=True):
-            texts[place] = text_of(ids, tokenizer)
+    texts: list[str] = []
+    for question in questions:  # one at a time: no padding that could matter
+        prompt = torch.tensor([question.ids])
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=question.max_new_tokens,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
+        )
+        texts.append(text_of(output[0, len(question.ids) :].tolist(), tokenizer))
     return texts
-
-
-def batches(questions: Sequence[Question]) -> Iterator[list[int]]:
-    """Returns places of questions of one shape, so that no prompt needs padding."""
-
-    def shape(place: int) -> tuple[int, int]:
-        return questions[place].max_new_tokens, len(questions[place].ids)
-
-    for _, group in groupby(sorted(range(len(questions)), key=shape), shape):
-        places = list(group)
-        for first in range(0, len(places), BATCH_ROWS):
-            yield places[first : first + BATCH_ROWS]
 
 
 def vllm_texts(best: Path, questions: Sequence[Question]) -> list[str]:
     """Returns what the exported model answers in a vLLM of its own."""
-    # Read when vllm is imported: it stays in this process, and off the other threads' cores.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.update(VLLM_ENVIRONMENT)  # read when vllm is imported
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest

@@ -61,7 +61,7 @@ FLOAT32 = Tolerance(mean_floor=1e-4, mean_ceiling=1e-4, largest_floor=1e-3, larg
 HALF = Tolerance(mean_floor=0.04, mean_ceiling=0.15, largest_floor=0.25, largest_ceiling=1.0)
 
 
-def tolerance_of(dtype: str) -> Tolerance:
+def tolerance_of(dtype: str, device: str = "cpu") -> Tolerance:
     """Returns the tolerance for the wider rounding of trainer and engine, ``float32`` or half."""
     return FLOAT32 if dtype == "float32" else HALF
 

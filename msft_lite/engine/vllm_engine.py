@@ -67,6 +67,7 @@ class VllmSettings:
     start_timeout_seconds: float = 900.0
     call_timeout_seconds: float = 3600.0
     environment: Mapping[str, str] | None = None
+    trust_remote_code: bool = False
 
 
 class VllmEngine:

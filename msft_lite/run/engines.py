@@ -99,6 +99,7 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
             adapter=adapter_config(shop.model) if shop.settings.tuning == "lora" else None,
             python=engine_python(recipe),
             threads=table.threads,
+            trust_remote_code=shop.settings.trust_remote_code,
             start_timeout_seconds=table.start_timeout_seconds,
             call_timeout_seconds=table.call_timeout_seconds,
             **{key: value for key, value in chosen.items() if value is not None},
@@ -110,7 +111,7 @@ def build_evaluator(shop: Workshop, engine: EvalEngine) -> Evaluator:
     """Returns what scores weights through ``engine``."""
     canary = Canary(
         probes(shop.tasks),
-        tolerance=tolerance_of(shop.settings.dtype),
+        tolerance=tolerance_of(shop.settings.dtype, shop.settings.device),
         log_probabilities=shop.trainer.log_probabilities,
     )
     return Evaluator(

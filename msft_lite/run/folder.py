@@ -67,20 +67,51 @@ class RunFolder:
             raise StorageError(f"{self.path}: cannot make the output folder: {error}") from None
         try:
             self._take(descriptor)
-            if mode == "overwrite":
-                self._clear()
             yield
         finally:
             os.close(descriptor)
 
+    def clear(self) -> None:
+        """Removes what a run writes, and nothing else; the ledger goes first.
+
+        Raises:
+            StorageError: the folder is read-only or gone.
+        """
+        files = (self.ledger, self.recipe, self.crash_copy, self.engine_log)
+        try:
+            for file in (*files, self.path / "summary.json", self.path / "report.md"):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot remove the run there: {error}") from None
+        for name in ("best", "best.tmp", "best.old", "figures", "snapshots"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
     def _check(self, mode: Mode) -> None:
-        if mode == "resume" and not self.ledger.exists():
-            raise OutputFolderError(f"{self.path} holds no run to resume: no {self.ledger.name}")
-        if mode == "new" and self._is_used():
+        if mode == "resume":
+            if not self.ledger.exists():
+                raise OutputFolderError(
+                    f"{self.path} holds no run to resume: no {self.ledger.name}"
+                )
+        elif self.ledger.exists() and mode == "new":
             raise OutputFolderError(
                 f"{self.path} is in use: go on with the run there by --resume, replace it by "
                 "--overwrite, or name another folder by output_dir=FOLDER"
             )
+        elif not self.ledger.exists() and (foreign := self._foreign()):
+            raise OutputFolderError(
+                f"{self.path} is in use by what is no run of msft-lite ({foreign} is there): name "
+                "another folder by output_dir=FOLDER"
+            )
+
+    def _foreign(self) -> str:
+        """Returns the name of something here that a run killed at its start does not leave."""
+        if not self.path.exists():
+            return ""
+        if not self.path.is_dir():
+            return "a file"
+        own = (self.lock, self.snapshots, self.recipe, self.engine_log)
+        names = {path.name for path in own} | {f"{self.recipe.name}.partial"}
+        return next((entry.name for entry in self.path.iterdir() if entry.name not in names), "")
 
     def _take(self, descriptor: int) -> None:
         try:
@@ -89,16 +120,3 @@ class RunFolder:
             raise OutputFolderError(
                 f"{self.path} is in use by another process; wait for it or stop it"
             ) from None
-
-    def _is_used(self) -> bool:
-        if not self.path.exists():
-            return False
-        return not self.path.is_dir() or any(entry != self.lock for entry in self.path.iterdir())
-
-    def _clear(self) -> None:
-        """Removes what a run writes, and nothing else."""
-        for name in ("snapshots", "best", "best.tmp", "best.old", "figures"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        files = (self.ledger, self.recipe, self.crash_copy, self.engine_log)
-        for file in (*files, self.path / "summary.json", self.path / "report.md"):
-            file.unlink(missing_ok=True)

@@ -21,6 +21,8 @@ from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.trainer import StepResult, Trainer
 
+SECONDS_BETWEEN_LOOKS = 0.2  # at an engine that is starting
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -96,15 +98,21 @@ class Roller:
         position = self._resumed(request) or self._begun(request)
         self._position = position
         while position.latest.k < len(request.marks):
+            self._leave_if_asked()
             if self._may_evaluate():
                 position = self._evaluate_pending(request, position)
             position = self._position = self._next_mark(request, position)
-            self._leave_if_asked()
         self._position = self._evaluate_pending(request, position)
         return Trace(tuple(self._ledger.points))
 
     def report(self, snapshot: str) -> Evaluation:
-        """Returns the scores of ``snapshot`` on the report rows."""
+        """Returns the scores of ``snapshot`` on the report rows.
+
+        Raises:
+            Interrupted: the user asked for an end.
+        """
+        self._wait_for_engine()
+        self._leave_if_asked()
         self._hold(snapshot)
         return self._evaluator.report(self._store.load(snapshot), snapshot)
 
@@ -224,8 +232,12 @@ class Roller:
 
     def _evaluate_pending(self, request: Rollout, position: Position) -> Position:
         """Evaluates the marks that wait, in order, and leaves the trainer at the latest one."""
+        waited_seconds = self._wait_for_engine() if position.pending else 0.0
         for mark in position.pending:
-            self._ledger.append(self._mark_row(position.n, mark))
+            self._leave_if_asked()
+            self._ledger.append(self._mark_row(position.n, mark, waited_seconds))
+            waited_seconds = 0.0
+        self._leave_if_asked()
         self._hold(position.latest.snapshot)
         active = request.mixture.tasks
         best = best_point(self._ledger.seen)
@@ -237,7 +249,15 @@ class Roller:
         )
         return replace(position, pending=())
 
-    def _mark_row(self, n: int, mark: Mark) -> Mapping[str, Any]:
+    def _wait_for_engine(self) -> float:
+        """Waits until the engine is up, or the user asks for an end; returns the seconds."""
+        started = time.monotonic()
+        while not self._evaluator.engine.ready():
+            self._leave_if_asked()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return time.monotonic() - started
+
+    def _mark_row(self, n: int, mark: Mark, waited_seconds: float) -> Mapping[str, Any]:
         evaluation = self._known(mark.snapshot) or self._measured(mark.snapshot)
         scores = evaluation.scores
         return {
@@ -256,6 +276,7 @@ class Roller:
                 "swap": evaluation.swap_seconds,
                 "generate": evaluation.generate_seconds,
                 "snapshot": mark.snapshot_seconds,
+                "wait": waited_seconds,
             },
             "peak_bytes": self._trainer.peak_bytes(),
         }

@@ -30,7 +30,12 @@ from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.durable import write_durably
 from msft_lite.snapshot.export import export_best
 
-RESULT_KEYS = ("recipe", "method", "seed", "tasks", "data", "trainable")  # a resume must agree
+# What a resume must share with the run's beginning for its rows to be those of one run.
+RESULT_KEYS = (
+    "recipe", "method", "seed", "tasks", "data", "base", "trainable", "device", "dtype", "engine",
+)  # fmt: skip
+# What may differ, but may change the last bits of results.
+ROUNDING_KEYS = ("threads", "versions")
 
 
 def load_run(folder: Path) -> Recipe:
@@ -60,10 +65,9 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
         Interrupted: the user ended it.
     """
     folder = RunFolder(recipe.output_dir)
-    with folder.opened(mode), StopFlag(watch.say) as stop:
-        shop = build_workshop(recipe, folder, watch)
-        write_durably(folder.recipe, dump_toml(recipe).encode())
-        _begin(shop.ledger, start_row(recipe, shop))
+    with folder.opened(mode), StopFlag() as stop:
+        shop = build_workshop(recipe, folder, watch, mode=mode)
+        _begin(recipe, shop)
         if shop.ledger.recorded("finish") is not None:
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path
@@ -84,23 +88,34 @@ def _way_back(shop: Workshop) -> str:
     )
 
 
-def _begin(ledger: Ledger, row: Row) -> None:
-    """Writes the start row, or passes over the recorded one if it is of the same run.
+def _begin(recipe: Recipe, shop: Workshop) -> None:
+    """Writes recipe and start row, or passes over the recorded row if it is of the same run.
 
     Raises:
-        ReplayMismatch: recipe, data or trainable tensors are not those of the recorded run.
+        ReplayMismatch: what decides the results is not as in the recorded run.
     """
+    ledger, row = shop.ledger, start_row(recipe, shop)
     recorded = ledger.recorded("start")
-    if recorded is None:
-        ledger.expect(row)
-        return
+    if recorded is not None:
+        _check_same_run(ledger.path, recorded, row)
+        for key in ROUNDING_KEYS:
+            if recorded.get(key) != row[key]:
+                shop.watch.say(
+                    f"the run began with {key} = {recorded.get(key)} and goes on with {row[key]}: "
+                    "the last bits of its results may differ"
+                )
+    write_durably(shop.folder.recipe, dump_toml(recipe).encode())
+    ledger.expect(recorded or row)
+
+
+def _check_same_run(path: Path, recorded: Row, row: Row) -> None:
     for key in RESULT_KEYS:
         if recorded.get(key) != row[key]:
             raise ReplayMismatch(
-                f"{ledger.path}: the run began with {key} = {recorded.get(key)!r} and would go on "
-                f"with {row[key]!r}; resume it as it began, or start again with --overwrite"
+                f"{path}: the run began with {key} = {recorded.get(key)!r} and would go on with "
+                f"{row[key]!r}; resume it as it began (recipe.toml beside the ledger), or start "
+                "again with --overwrite"
             )
-    ledger.expect(recorded)
 
 
 def _train_and_finish(recipe: Recipe, shop: Workshop, stop: StopFlag) -> None:

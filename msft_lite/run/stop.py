@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+import sys
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICE = (
+    b"\nstopping at the next mark, where everything is saved; once more to stop at once "
+    b"(the work since the last mark is then repeated)\n"
+)
 
 
 class StopFlag:
@@ -16,10 +21,9 @@ class StopFlag:
         requested: whether a signal has come.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Takes the function that tells the user what happens next."""
+    def __init__(self) -> None:
+        """Takes no signal yet."""
         self.requested = False
-        self._say = say
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopFlag:
@@ -42,7 +46,6 @@ class StopFlag:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._say(
-            "stopping at the next mark, where everything is saved; "
-            "once more to stop at once (the work since the last mark is then repeated)"
-        )
+        # Not by print: the signal may have come in the middle of one, which cannot be entered
+        # twice.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # equal sums, so equal bits
 TASKS = ("largest", "last", "sort")
-ROWS = {"": 48, ".control": 12, ".report": 12}
+ROWS = {"": 32, ".control": 12, ".report": 12}
 RECIPE = """
 seed = 20
 [model]

@@ -189,7 +189,7 @@ class Bench:
         self.folder = RunFolder(recipe.output_dir)
         self.folder.path.mkdir(parents=True)
         watch = Silent()
-        self.shop = build_workshop(recipe, self.folder, watch)
+        self.shop = build_workshop(recipe, self.folder, watch, mode="new")
         shop = self.shop
         self.roller = Roller(
             Parts(

@@ -1,0 +1,104 @@
+"""Ctrl-C: the run ends at the next mark, leaves nothing behind and goes on where it was."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Launch = Callable[..., subprocess.Popen[str]]
+Results = Callable[[Path], list[dict[str, Any]]]
+Workers = Callable[[int], set[int]]
+WaitUntil = Callable[[Callable[[], bool], subprocess.Popen[str]], None]
+INTERRUPTED = 130
+GONE_SECONDS = 15.0
+STAGES = "method.max_stages=2"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    short_recipe: Path, finish: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finish("run", short_recipe, STAGES, "--output-dir", folder)
+    return folder
+
+
+def way_back(output: str) -> list[str]:
+    """The arguments of the command that the program says goes on with the run."""
+    found = re.search(r"go on with: msft-lite (.*)", output)
+    assert found, output
+    return shlex.split(found[1])
+
+
+def marks(rows: list[dict[str, Any]]) -> int:
+    return sum(row["kind"] == "mark" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [("torch", signal.SIGINT), ("torch", signal.SIGTERM), ("vllm", signal.SIGINT)],
+)
+def test_one_signal_ends_at_the_next_mark(
+    request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path, engine: str, number: int
+) -> None:
+    launch: Launch = request.getfixturevalue("launch")
+    results: Results = request.getfixturevalue("results")
+    workers: Workers = request.getfixturevalue("workers")
+    wait_until: WaitUntil = request.getfixturevalue("wait_until")
+    folder = tmp_path / "run"
+    name = f"engine.name={engine}"
+    process = launch("run", short_recipe, name, STAGES, "--output-dir", folder)
+    wait_until(lambda: marks(results(folder)) > 1, process)
+    started = workers(process.pid)
+    assert len(started) == (engine == "vllm")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, output
+    assert "stopping at the next mark" in output
+    assert "Traceback" not in output
+    assert not gone_in_time(workers, process.pid)
+    assert results(folder)[-1]["kind"] != "finish"
+    assert way_back(output) == ["resume", str(folder)]
+    request.getfixturevalue("finish")(*way_back(output))
+    done = request.getfixturevalue("results")
+    whole: Path = request.getfixturevalue("uninterrupted")
+    if engine == "torch":
+        assert done(folder) == done(whole)
+    else:  # its start row tells another engine
+        assert done(folder)[1:] == done(whole)[1:]
+
+
+def gone_in_time(workers: Workers, trainer: int) -> set[int]:
+    """The engine's processes that are still there after a while."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while (found := workers(trainer)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def test_a_second_signal_ends_at_once_and_loses_no_mark(
+    request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path
+) -> None:
+    launch: Launch = request.getfixturevalue("launch")
+    results: Results = request.getfixturevalue("results")
+    wait_until: WaitUntil = request.getfixturevalue("wait_until")
+    folder = tmp_path / "run"
+    process = launch("run", short_recipe, STAGES, "--output-dir", folder)
+    wait_until(lambda: marks(results(folder)) > 1, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)  # two signals at one moment are one
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, output
+    assert "Traceback" not in output
+    assert way_back(output) == ["resume", str(folder)]
+    request.getfixturevalue("finish")(*way_back(output))
+    assert results(folder) == results(request.getfixturevalue("uninterrupted"))
