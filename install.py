@@ -47,7 +47,7 @@ def main() -> None:
         create_environment()
         install_packages(kind)
     say("installing msft-lite itself")
-    pip("install", "--no-deps", "--no-build-isolation", "--quiet", "--editable", str(HERE))
+    pip("install", "--no-deps", "--no-build-isolation", "--editable", str(HERE))
     STAMP.write_text("\n".join(stamp))
     say("ready")
 
@@ -99,14 +99,17 @@ def create_environment() -> None:
     with_pip = importlib.util.find_spec("ensurepip") is not None
     venv.create(ENVIRONMENT, clear=True, symlinks=True, with_pip=with_pip)
     if not with_pip:  # Debian's python3 without python3-venv: this Python's own pip puts one in.
-        run(sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet", "pip")
+        run(sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "pip")
 
 
 def install_packages(kind: str) -> None:
     """Installs every pinned package of ``kind`` that is missing and removes all others."""
     lock = lock_of(kind)
     pins = lock.read_text().split()
-    say(f"installing {len(pins)} packages of {lock.relative_to(HERE)} ({DISK_GB[kind]} GB on disk)")
+    say(
+        f"installing {len(pins)} packages of {lock.relative_to(HERE)} into .venv "
+        f"({DISK_GB[kind]} GB on disk); this takes a few minutes"
+    )
     if kind == "cpu":
         install_torch(next(pin for pin in pins if pin.startswith("torch==")))
     pip("install", "--no-deps", "--requirement", str(lock))
@@ -124,8 +127,7 @@ def installed_names() -> set[str]:
 
 def install_torch(pin: str) -> None:
     """Installs the CPU build of torch from where pip looks by itself, else from PyTorch's index."""
-    command = [str(PYTHON), "-m", "pip", "install", "--no-deps", pin]
-    if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+    if attempt(str(PYTHON), "-m", "pip", "install", "--no-deps", pin).returncode != 0:
         say(f"pip does not find {pin} by itself: taking it from {TORCH_CPU_INDEX}")
         pip("install", "--no-deps", "--extra-index-url", TORCH_CPU_INDEX, pin)
 
@@ -136,13 +138,31 @@ def pip(*arguments: str) -> None:
 
 
 def run(*command: str) -> None:
-    """Runs a command, and ends the program with its exit status where it fails."""
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    status = subprocess.run(command, env=environment, check=False).returncode
-    if status != 0:
+    """Runs a command in silence; where it fails, shows what it said and ends with its status."""
+    done = attempt(*command)
+    if done.returncode != 0:
+        print(done.stdout, end="", flush=True)
         say(f"failed: {' '.join(command)}")
         say("the reason stands above; the same make command goes on from here")
-        sys.exit(status)
+        sys.exit(done.returncode)
+
+
+def attempt(*command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a pip command and returns its status with all warnings and errors it printed.
+
+    What it prints is kept back: hundreds of lines on some machines, none of which matters as long
+    as the command succeeds.
+    """
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_QUIET": "1", "PIP_PROGRESS_BAR": "off"}
+    return subprocess.run(
+        command,
+        env={**os.environ, **quiet},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
 
 
 def say(text: str) -> None:

@@ -86,7 +86,7 @@ def main() -> int:
             agreed, wrong = agreed + check.agrees, wrong + (not check.agrees)
             line = f"agree     {check.what}"
             print(line if check.agrees else f"DISAGREE  {check.what}; recorded: {check.recorded}")
-    except CannotTellError as error:
+    except (CannotTellError, FileNotFoundError) as error:
         print(f"cannot be checked: {error}")
         return CANNOT_TELL
     print(f"{agreed} of {agreed + wrong} checks agree with {arguments.run_folder}")

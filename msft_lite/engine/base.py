@@ -37,6 +37,11 @@ class EvalEngine(Protocol):
 
     name: str
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should be told once, in the order in which it came up; it may grow."""
+        ...
+
     def ready(self) -> bool:
         """Returns at once whether the engine can be used without waiting.
 

@@ -21,6 +21,16 @@ LOCK_NAME = "in-use"
 HEADROOM = 1.05  # the header of the file and what others write meanwhile
 
 
+def notice_of(folder: Path, *, memory: Path = SHARED_MEMORY) -> str:
+    """Returns what to tell the user about where ``folder`` lies; nothing if in shared memory."""
+    if folder.parent == memory:
+        return ""
+    return (
+        f"{memory} has no room for the weights: at every evaluation they go to the engine through "
+        f"{folder.parent}, which takes longer; give {memory} more (in a container: --shm-size)"
+    )
+
+
 @contextmanager
 def weights_folder(
     tensors: Mapping[str, torch.Tensor], *, fallback: Path, memory: Path = SHARED_MEMORY

@@ -38,6 +38,11 @@ class TorchEngine:
         self._batch_size = batch_size
         self._weights: Weights | None = None
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Returns nothing: there is nothing to tell."""
+        return ()
+
     def ready(self) -> bool:
         """Returns True."""
         return True
@@ -65,7 +70,7 @@ class TorchEngine:
         Before the first swap the model answers as it is.
 
         Raises:
-            EngineError: a prompt is empty or asks for no token.
+            EngineError: a prompt is empty or asks for no token, or memory ran out.
         """
         for index, prompt in enumerate(prompts):
             if not prompt.ids or prompt.max_new_tokens < 1:
@@ -86,6 +91,9 @@ class TorchEngine:
 
         One forward pass without a cache over prompt and continuation: another path through the
         model than `complete`, so the two check each other.
+
+        Raises:
+            EngineError: memory ran out.
         """
         results: dict[int, list[float]] = {}
         with self._borrowed():
@@ -108,13 +116,34 @@ class TorchEngine:
     def _borrowed(self) -> Iterator[None]:
         """The model with the swapped weights, in evaluation mode, put back at the end."""
         training = [module for module in self._model.modules() if module.training]
-        with torch.no_grad(), _replaced(self._model, self._weights):
+        with self._memory_advice(), torch.no_grad(), _replaced(self._model, self._weights):
             try:
                 self._model.eval()
                 yield
             finally:
                 for module in training:
                     module.training = True  # train() would also reach children that were not
+
+    @contextmanager
+    def _memory_advice(self) -> Iterator[None]:
+        """Turns running out of memory into advice; other errors pass."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory(error) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise self._out_of_memory(error) from error
+
+    def _out_of_memory(self, error: Exception) -> EngineError:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        advice = f"lower engine.batch_size below {self._batch_size}"
+        if self._batch_size == 1:
+            advice = "engine.batch_size is 1 already: lower eval.max_prompt_length"
+        return EngineError(
+            f"the torch engine ran out of memory on {self._device.type} ({why}); {advice}"
+        )
 
     @property
     def _device(self) -> torch.device:

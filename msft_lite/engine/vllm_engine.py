@@ -19,14 +19,16 @@ from safetensors.torch import save
 
 from msft_lite.engine.adapter import Scaling, fold
 from msft_lite.engine.base import Completion, Prompt
+from msft_lite.engine.bit_check import BitCheck
 from msft_lite.engine.cache_size import cache_bytes
 from msft_lite.engine.checkpoint_names import CheckpointNames
-from msft_lite.engine.handover import weights_folder
+from msft_lite.engine.handover import notice_of, weights_folder
 from msft_lite.engine.worker_process import WorkerProcess
 from msft_lite.errors import EngineError
 from msft_lite.model.weights import Weights
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
+READING_SECONDS = 10.0  # for an answer that was there in time but is only asked for later
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class VllmSettings:
         start_timeout_seconds: counted from the construction.
         call_timeout_seconds: the most a swap, or one call of ``complete``, may take.
         environment: of the engine's process, None for a copy of ours.
+        trust_remote_code: whether code in the model folder may run.
     """
 
     model_folder: Path
@@ -98,6 +101,8 @@ class VllmEngine:
         self._introduction: dict[str, object] | None = None
         self._failure: EngineError | None = None
         self._cached_tokens = 0
+        self._notices: tuple[str, ...] = ()
+        self._bit_check = BitCheck(settings.model_folder, self._ask)
         self._process.tell(
             {"operation": "start", "settings": arguments},
             timeout_seconds=settings.start_timeout_seconds,
@@ -110,12 +115,17 @@ class VllmEngine:
             raise self._failure
         if self._introduction is None:
             try:
-                self._introduction = self._process.answer("the start", deadline=self._deadline)
+                self._introduction = self._read_introduction()
             except EngineError as error:
                 self._failure = error
                 self._process.close()
                 raise
         return self._introduction
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should be told once; it may grow at a swap."""
+        return self._notices
 
     @property
     def cached_tokens(self) -> int:
@@ -131,9 +141,9 @@ class VllmEngine:
         """Returns at once whether the engine can be used without waiting.
 
         Raises:
-            EngineError: it failed to start.
+            EngineError: it failed to start, or not within ``start_timeout_seconds``.
         """
-        if self._introduction is None and self._failure is None and not self._process.has_answer():
+        if self._introduction is None and self._failure is None and self._is_starting():
             return False
         _ = self.introduction
         return True
@@ -155,7 +165,8 @@ class VllmEngine:
         """Makes ``weights`` the ones that answer; no answer of earlier weights is reused.
 
         Raises:
-            EngineError: the tensors are not the loaded model's, or the engine failed.
+            EngineError: the tensors are not the loaded model's, or the engine failed or does not
+                hold them bit by bit.
             StorageError: full weights could not be written.
         """
         _ = self.introduction
@@ -195,6 +206,20 @@ class VllmEngine:
         """Ends the engine's process; may be called twice."""
         self._process.close()
 
+    def _is_starting(self) -> bool:
+        return not self._process.has_answer() and time.monotonic() < self._deadline
+
+    def _read_introduction(self) -> dict[str, object]:
+        deadline = self._deadline
+        if self._process.has_answer():
+            deadline = max(deadline, time.monotonic() + READING_SECONDS)
+        limit_seconds = self._settings.start_timeout_seconds
+        return self._process.answer("the start", deadline=deadline, limit_seconds=limit_seconds)
+
+    def _note(self, notice: str) -> None:
+        if notice and notice not in self._notices:
+            self._notices = (*self._notices, notice)
+
     def _ask(self, request: Mapping[str, object], tensors: bytes = b"") -> dict[str, object]:
         timeout_seconds = self._settings.call_timeout_seconds
         return self._process.ask(request, tensors, timeout_seconds=timeout_seconds)
@@ -211,9 +236,12 @@ class VllmEngine:
                 f"snapshot {label} holds an adapter, but the engine runs full weights"
             )
         self._checkpoint.check(weights, label)
+        self._note(self._bit_check.prepare())
         fallback = self._settings.log_path.parent
         with weights_folder(weights.tensors, fallback=fallback) as folder:
+            self._note(notice_of(folder))
             self._ask({"operation": "weights", "folder": str(folder), "label": label})
+        self._bit_check.check(weights, label)
 
     def _check_length(self, index: int, prompt: Prompt) -> None:
         if not prompt.ids or prompt.max_new_tokens < 1:
@@ -248,6 +276,7 @@ def _engine_arguments(settings: VllmSettings, scaling: Scaling | None) -> dict[s
         "skip_tokenizer_init": True,  # ids go in and come out, so no second BOS can slip in
         "generation_config": "vllm",  # the model's own sampling defaults do not count
         "disable_log_stats": True,
+        "trust_remote_code": settings.trust_remote_code,
     }
     if scaling is not None:
         arguments |= {

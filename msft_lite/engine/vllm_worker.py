@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import hashlib
 import importlib.util
 import logging
 import os
@@ -137,6 +138,10 @@ class _Engine:
                 return self._put_adapter(tensors, control["rank"])
             case "weights":
                 return self._reload(control["folder"])
+            case "held":
+                return {"names": list(self._held(control["shapes"]))}
+            case "digests":
+                return {"digests": self._digests(control["shapes"])}
             case "complete":
                 return self._complete(control)
             case other:
@@ -161,6 +166,21 @@ class _Engine:
         self._llm.collective_rpc(_renew_packed_head)
         self._forget_prefixes()
         return {}
+
+    def _held(self, shapes: dict[str, list[int]]) -> dict[str, Any]:
+        """Returns those of the checkpoint's tensors that the model holds unfused, as they are now.
+
+        Args:
+            shapes: by the checkpoint's names.
+        """
+        return self._llm.collective_rpc(_unfused, args=(shapes,))[0]
+
+    def _digests(self, shapes: dict[str, list[int]]) -> dict[str, list[str]]:
+        """Returns type and SHA-256 of each tensor that `_held` returns."""
+        return {
+            name: [str(tensor.dtype).removeprefix("torch."), _sha256(tensor)]
+            for name, tensor in self._held(shapes).items()
+        }
 
     def _forget_prefixes(self) -> None:
         # Neither a reload nor a new adapter drops cached prefixes; False means that it was refused.
@@ -258,6 +278,27 @@ def _install_adapter(worker: Any, number: int, tensors: dict[str, Any], rank: in
     manager.remove_all_adapters()
     manager.add_adapter(adapter)
     manager.activate_adapter(number)
+
+
+def _unfused(worker: Any, shapes: dict[str, list[int]]) -> dict[str, Any]:
+    model = worker.model_runner.get_model()
+    parameters, mapper = dict(model.named_parameters()), _renaming(model)
+    found: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        tensor = parameters.get(name if mapper is None else mapper._map_name(name))
+        # A fused or packed tensor has another shape; a vocabulary is padded with more rows.
+        if tensor is None or tensor.dim() != len(shape) or not shape:
+            continue
+        if len(tensor) >= shape[0] and list(tensor.shape[1:]) == shape[1:]:
+            found[name] = tensor[: shape[0]]
+    return found
+
+
+def _sha256(tensor: Any) -> str:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
 
 
 def _renaming(model: Any) -> Any:

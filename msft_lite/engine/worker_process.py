@@ -32,9 +32,34 @@ _DISTRIBUTED = (
 _STAMP = r"(\([\w ]+=\d+\) )?(?P<level>[A-Z]+) \d\d-\d\d [\d:]+ \[[^\]]*\] ?"
 _LOGGED = re.compile(_STAMP + "(?P<text>.*)")
 _QUIET_LEVELS = ("DEBUG", "INFO", "WARNING")
+_WARNING = re.compile(r".*Warning: ")
 _NOISE = re.compile(
     r"\s*$|.*it/s\]|.*\d%\||Traceback |During handling|The above exc"
-    r"|\s+File \"|\s{4,}|\s*[\^~]+\s*$|.*Warning: |.*LD_PRELOAD"
+    r"|\s+File \"|\s{4,}|\s*[\^~]+\s*$|.*LD_PRELOAD|Triton is installed, but"
+)
+# What a log says, and what its reader can do; the first that matches counts.
+_ADVICE = (
+    (
+        re.compile("No available memory for the cache blocks|available KV cache memory"),
+        "raise engine.kv_cache_bytes (or leave it out), or lower engine.max_num_seqs or "
+        "eval.max_prompt_length",
+    ),
+    (
+        re.compile("Free memory on device"),
+        "free memory of the GPU, or lower engine.gpu_memory_utilization",
+    ),
+    (
+        re.compile("out of memory|can't allocate memory|memory ran out|MemoryError"),
+        "lower engine.max_num_seqs, engine.kv_cache_bytes or train.per_device_train_batch_size",
+    ),
+    (
+        re.compile("no answer to the start within"),
+        "raise engine.start_timeout_seconds if the machine is only slow",
+    ),
+    (
+        re.compile("no answer to .* within"),
+        "raise engine.call_timeout_seconds if the machine is only slow",
+    ),
 )
 
 
@@ -98,7 +123,8 @@ class WorkerProcess:
         """
         deadline = time.monotonic() + timeout_seconds
         self.tell(request, tensors, timeout_seconds=timeout_seconds)
-        return self.answer(str(request["operation"]), deadline=deadline)
+        what = str(request["operation"])
+        return self.answer(what, deadline=deadline, limit_seconds=timeout_seconds)
 
     def tell(
         self, request: Mapping[str, object], tensors: bytes = b"", *, timeout_seconds: float
@@ -107,19 +133,23 @@ class WorkerProcess:
         if not self._end.alive:
             raise EngineError("the evaluation engine is closed")
         what = str(request["operation"])
-        with self._killed_unless_finished(what):
+        with self._killed_unless_finished(what, timeout_seconds):
             wire.send(self._connection, request, tensors, timeout_seconds=timeout_seconds)
 
-    def answer(self, what: str, *, deadline: float) -> dict[str, object]:
+    def answer(self, what: str, *, deadline: float, limit_seconds: float) -> dict[str, object]:
         """Waits for the next answer.
 
         Args:
             what: what was asked, for messages.
             deadline: latest time by `time.monotonic`.
+            limit_seconds: what the user allowed, for messages: less may be left of it.
+
+        Raises:
+            EngineError: the process is dead, hangs, breaks off, or answers with an error.
         """
         if not self._end.alive:
             raise EngineError("the evaluation engine is closed")
-        with self._killed_unless_finished(what):
+        with self._killed_unless_finished(what, limit_seconds):
             self._wait_readable(deadline)
             remaining = max(0.001, deadline - time.monotonic())
             answer, _ = wire.receive(self._connection, timeout_seconds=remaining)
@@ -139,7 +169,8 @@ class WorkerProcess:
         tail = "".join(f"\n    {line}" for line in lines) or " nothing"
         return (
             f"{what}: {why}\n  {self._log_path} ends with:{tail}\n"
-            '  What to do: look there for the cause, or set engine.name = "torch".'
+            f"  What to do: {_advice(why, lines)}; see {self._log_path.name}, or set "
+            'engine.name = "torch".'
         )
 
     def _wait_readable(self, deadline: float) -> None:
@@ -150,14 +181,12 @@ class WorkerProcess:
                 raise TimeoutError
 
     @contextlib.contextmanager
-    def _killed_unless_finished(self, what: str) -> Iterator[None]:
-        started = time.monotonic()
+    def _killed_unless_finished(self, what: str, limit_seconds: float) -> Iterator[None]:
         try:
             yield
         except TimeoutError:
-            seconds = time.monotonic() - started
             self._end()
-            why = f"no answer to {what} within {seconds:.2g} seconds, so it was ended"
+            why = f"no answer to {what} within {limit_seconds:g} seconds, so it was ended"
             raise EngineError(self.message("the evaluation engine hangs", why)) from None
         except (wire.ConnectionEndedError, wire.MessageError, OSError) as error:
             ending = self._ending(error)
@@ -190,15 +219,35 @@ def telling_lines(log_path: Path, *, start_bytes: int = 0) -> list[str]:
     with log_path.open("rb") as log:
         log.seek(max(start_bytes, log_path.stat().st_size - LOG_TAIL_BYTES))
         lines = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
-    telling = [line.rstrip() for line in lines if _tells(line)]
+    previous = ["", *lines]
+    telling = [
+        line.rstrip()
+        for before, line in zip(previous, lines, strict=False)
+        if _tells(line) and not _is_source_of_warning(before, line)
+    ]
     return (telling or [line for line in lines if line.strip()])[-LOG_LINES:]
 
 
 def _tells(line: str) -> bool:
     logged = _LOGGED.match(line)
-    if logged is None:
-        return not _NOISE.match(line)
-    return logged["level"] not in _QUIET_LEVELS and not _NOISE.match(logged["text"])
+    if logged is not None and logged["level"] in _QUIET_LEVELS:
+        return False
+    text = line if logged is None else logged["text"]
+    return not (_NOISE.match(text) or _WARNING.match(text))
+
+
+def _is_source_of_warning(before: str, line: str) -> bool:
+    # Python prints the line of code below a warning, indented by two, as errors' details are too.
+    return bool(_WARNING.match(before)) and line.startswith("  ")
+
+
+def _advice(why: object, lines: Sequence[str]) -> str:
+    # The reason itself first: an earlier line of the log may speak of something else.
+    for text in (str(why), "\n".join(lines)):
+        for pattern, advice in _ADVICE:
+            if pattern.search(text):
+                return advice
+    return "look there for the cause"
 
 
 def _without_distributed(environment: Mapping[str, str]) -> dict[str, str]:

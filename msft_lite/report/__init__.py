@@ -15,7 +15,7 @@ from msft_lite.report.figures import write_figures
 from msft_lite.report.plain import finish_line
 from msft_lite.report.story import Story
 from msft_lite.report.summary import summary
-from msft_lite.report.tables import Grid, all_grids, markdown_table, rich_grid
+from msft_lite.report.tables import Grid, all_grids, markdown_table, printed_grids, rich_grid
 from msft_lite.report.telling import read_story
 from msft_lite.report.wording import markdown_text, place, visible
 
@@ -48,14 +48,16 @@ def write_report(run_folder: Path) -> Path:
 
 
 def print_report(run_folder: Path, console: Console) -> None:
-    """Prints the tables of the run in ``run_folder``.
+    """Prints in one sentence how far the run in ``run_folder`` is, and its tables.
+
+    Of long tables after the first only the end is printed; report.md has them whole.
 
     Raises:
         LedgerError: the ledger is missing or damaged.
     """
     story = read_story(run_folder / LEDGER_NAME)
     console.print(Text(visible(state_text(story)), style="bold"))
-    for grid in all_grids(story):
+    for grid in printed_grids(story):
         console.print(rich_grid(grid, width=console.width))
 
 

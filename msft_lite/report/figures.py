@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart with every common colour blindness.
 _BLUE, _VERMILLION, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
-_ROLLED_BACK, _BOUNDARY = "#E3E3E3", "#8A8A8A"
+_ROLLED_BACK, _BOUNDARY, _GRID = "#E3E3E3", "#8A8A8A", "#D0D0D0"
 _PANEL_INCHES = (4.4, 2.9)
 _MOST_COLUMNS = 3
 
@@ -174,6 +174,10 @@ def _draw_ground(axes: Axes, story: Story) -> None:
 
 
 def _draw_scores(axes: Axes, story: Story, curve: Curve) -> None:
+    # One scale for all panels, so that they can be compared; the rim keeps markers whole.
+    axes.set_ylim(-4, 104)
+    axes.set_yticks(range(0, 101, 25))
+    axes.grid(visible=True, axis="y", color=_GRID, lw=0.6, zorder=0.2)
     for rollout in story.rollouts:
         _draw_stretch(axes, rollout, curve, percent=True)
     _draw_drop(axes, story, curve, has_peak=True)

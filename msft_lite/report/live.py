@@ -15,12 +15,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from msft_lite.report.plain import PlainWatcher, drop_text, finish_line, start_text
+from msft_lite.report.plain import PlainWatcher, drop_text, start_text
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.telling import advance
 from msft_lite.report.wording import duration, percent, short_place, standing_text, visible
 
 _SECONDS_BETWEEN_DRAWINGS = 0.25
+_FEWEST_TASKS = 3  # shown in however low a window
+_LINES_BESIDE_TASKS = 8  # of the table: head, rules, mean, tasks left out, and some that wrap
 _LOSS_MEMORY = 0.9  # weight of the past in the shown loss: a batch alone jumps too much to read
 
 
@@ -37,7 +39,7 @@ class Watcher(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leaves the last state on the screen."""
+        """Leaves the last state on the screen after an error; otherwise the report shows it."""
         ...
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -84,7 +86,8 @@ class LiveWatcher:
     """A `Watcher` that keeps one table up to date at the bottom of a terminal.
 
     Drawn by the caller's own thread, four times a second at most: a drawing thread would read
-    the state while it changes.
+    the state while it changes. At an end without an error the table is taken away, as the report
+    comes next.
     """
 
     def __init__(self, console: Console) -> None:
@@ -105,6 +108,8 @@ class LiveWatcher:
         trace: TracebackType | None,
     ) -> None:
         self._draw()
+        if error is None:
+            self._live.update(Group(), refresh=True)
         self._live.__exit__(kind, error, trace)
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -134,23 +139,29 @@ class LiveWatcher:
 
     def _draw(self) -> None:
         if self._story is not None:
-            self._live.update(screen(self._story, self._moment), refresh=True)
+            height = self._live.console.height
+            self._live.update(screen(self._story, self._moment, lines=height), refresh=True)
         self._drawn_at = time.monotonic()
 
 
-def screen(story: Story, moment: Moment) -> RenderableType:
-    """Returns what a terminal shows of a run; the table comes last as a low window cuts it off."""
+def screen(story: Story, moment: Moment, *, lines: int) -> RenderableType:
+    """Returns what a terminal of that many ``lines`` shows of a run; it has a row for a task.
+
+    Where not all tasks fit, active ones come first and the table says how many are left out: a
+    taller picture would be cut off while the run goes on and printed whole at its end.
+    """
     totals = story.totals()
     whole = sum(totals.seconds.values())
     shares = sorted(totals.seconds.items(), key=lambda item: -item[1])
     parts = "  ".join(f"{kind} {percent(value / whole)} %" for kind, value in shares if value > 0)
-    lines: list[RenderableType] = [_headline(story)]
+    above: list[RenderableType] = [_headline(story)]
     if story.rollouts and story.finish is None:
-        lines.append(_bar(story.rollouts[-1], moment))
-    lines.extend(Text(line, style="dim") for line in _decisions(story))
+        above.append(_bar(story.rollouts[-1], moment))
+    above.extend(Text(line, style="dim") for line in _decisions(story))
     if parts:
-        lines.append(Text(visible(f"time recorded: {duration(whole)}  {parts}"), style="dim"))
-    return Group(*lines, _table(story, moment))
+        above.append(Text(visible(f"time recorded: {duration(whole)}  {parts}"), style="dim"))
+    room = max(_FEWEST_TASKS, lines - len(above) - _LINES_BESIDE_TASKS)
+    return Group(*above, _table(story, moment, room=room))
 
 
 def remaining_seconds(rollout: RolloutStory, step: int) -> float | None:
@@ -177,7 +188,7 @@ def remaining_seconds(rollout: RolloutStory, step: int) -> float | None:
 def _headline(story: Story) -> Text:
     text = Text(visible(story.setting.method), style="bold")
     if story.finish is not None:
-        return text.append(visible(f"  {finish_line(story)}"), style="not bold")
+        return text.append("  finished", style="not bold")
     if not story.rollouts:
         return text.append("  starting", style="not bold")
     rollout = story.rollouts[-1]
@@ -191,13 +202,14 @@ def _bar(rollout: RolloutStory, moment: Moment) -> Table:
     recorded = rollout.steps[marks - 1] if marks else 0
     step = max(recorded, moment.step if moment.n == rollout.n else 0)
     seconds = remaining_seconds(rollout, step)
-    left = "time left not known yet" if seconds is None else f"about {duration(seconds)} left"
+    # How many roll-outs will follow is decided by scores that do not exist yet.
+    left = "not known yet" if seconds is None else f"about {duration(seconds)}"
     line = Table.grid(padding=(0, 2))
     line.add_row(
         ProgressBar(total=rollout.steps[-1], completed=step, width=24),
         Text(f"step {step:,} of {rollout.steps[-1]:,}"),
         Text(f"mark {marks} of {len(rollout.steps)}"),
-        Text(left),
+        Text(f"left of this roll-out: {left}"),
     )
     return line
 
@@ -210,7 +222,7 @@ def _decisions(story: Story) -> list[str]:
     return []
 
 
-def _table(story: Story, moment: Moment) -> Table:
+def _table(story: Story, moment: Moment, *, room: int) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Task", overflow="fold")
     for name in ("Train loss", "Now %", "Best %"):
@@ -218,11 +230,21 @@ def _table(story: Story, moment: Moment) -> Table:
     table.add_column("Best at")
     table.add_column("Status")
     now = story.marks[-1] if story.marks else None
-    for task in story.names:
+    shown = _most_telling(story, room)
+    for task in shown:
         table.add_row(*_task_row(story, task, now, moment))
+    if len(shown) < len(story.names):
+        table.add_row(Text(f"... and {len(story.names) - len(shown):,} more", style="dim"))
     table.add_section()
     table.add_row(*_mean_row(story, now))
     return table
+
+
+def _most_telling(story: Story, room: int) -> list[str]:
+    """Returns at most ``room`` tasks in the run's order, dropped ones left out first."""
+    active = set(story.rollouts[-1].tasks) if story.rollouts else set[str]()
+    chosen = set(sorted(story.names, key=lambda task: task not in active)[:room])
+    return [task for task in story.names if task in chosen]
 
 
 def _task_row(story: Story, task: str, now: Mark | None, moment: Moment) -> tuple[Text, ...]:

@@ -16,7 +16,10 @@ from msft_lite.report.wording import counted, duration, percent, place, visible
 
 
 class PlainWatcher:
-    """A `Watcher` that prints a line for every row and notice."""
+    """A `Watcher` that prints a line for every row and notice.
+
+    The finish row has none: the report that is printed next begins with that very sentence.
+    """
 
     def __init__(self, console: Console) -> None:
         """Prints to ``console``, whose width does not matter."""
@@ -37,7 +40,8 @@ class PlainWatcher:
     def row(self, row: Mapping[str, Any]) -> None:
         """Prints what ``row`` adds."""
         self._story = advance(self._story, row, where="the row just recorded")
-        self.say(line_of(self._story, row["kind"]))
+        if self._story.finish is None:
+            self.say(line_of(self._story, row["kind"]))
 
     def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
         """Prints nothing: a line a step would bury the others."""
@@ -48,7 +52,7 @@ class PlainWatcher:
 
 
 def line_of(story: Story, kind: str) -> str:
-    """Returns the sentence for the row told last, which was of ``kind``."""
+    """Returns the sentence for the row told last, which was of ``kind`` (no finish row)."""
     if kind == "start":
         return _start_line(story)
     rollout = story.rollouts[-1]
@@ -56,9 +60,7 @@ def line_of(story: Story, kind: str) -> str:
         return rollout_line(story, rollout)
     if kind == "mark":
         return mark_line(rollout, rollout.marks[-1])
-    if kind == "drop":
-        return drop_text(story, rollout, rollout.drops[-1])
-    return finish_line(story)
+    return drop_text(story, rollout, rollout.drops[-1])
 
 
 def _start_line(story: Story) -> str:

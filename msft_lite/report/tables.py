@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from msft_lite.core import ROOT, Score
 from msft_lite.report.intervals import mean_wilson, task_differences, wilson
-from msft_lite.report.story import Mark, RolloutStory, Story
+from msft_lite.report.story import Mark, RolloutStory, Story, TaskRows
 from msft_lite.report.wording import (
     duration,
     markdown_text,
@@ -27,6 +27,7 @@ from msft_lite.report.wording import (
 )
 
 MEAN = "mean over tasks"
+_MOST_PRINTED_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,21 @@ def all_grids(story: Story) -> tuple[Grid, ...]:
     return (*grids, control_grid(story), rollout_grid(story), cost_grid(story))
 
 
+def printed_grids(story: Story) -> tuple[Grid, ...]:
+    """Returns what a terminal gets of `all_grids`: the first whole, long ones after it cut."""
+    first, *others = all_grids(story)
+    return (first, *(_cut(grid) for grid in others))
+
+
+def _cut(grid: Grid) -> Grid:
+    """Returns ``grid`` with its last rows alone if it is long, and a note that says so."""
+    count = len(grid.rows)
+    if count <= _MOST_PRINTED_ROWS:
+        return grid
+    note = f"The last {_MOST_PRINTED_ROWS} of {count:,} rows; all of them are in report.md."
+    return replace(grid, rows=grid.rows[-_MOST_PRINTED_ROWS:], notes=(note, *grid.notes))
+
+
 def report_grid(story: Story) -> Grid:
     """Returns base and returned point on the report split; the run must be finished."""
     assert story.finish is not None, "ask only for a finished run"
@@ -69,7 +85,7 @@ def report_grid(story: Story) -> Grid:
     )  # fmt: skip
     return Grid(
         f"Report split: the base and the returned point ({place(story.best)})",
-        ("Task ", "Rows", "Base %", "Returned %", "Difference"),
+        ("Task ", "Report rows", "Base %", "Returned %", "Difference"),
         tuple(rows),
         (
             "In brackets 95 % intervals: Wilson for a score, a paired bootstrap over rows "
@@ -99,33 +115,37 @@ def control_grid(story: Story) -> Grid:
     notes = [
         "These rows steered the run (peaks, drops, the returned point): "
         "the best of many marks is an optimistic number.",
-        "Rows are those of the training split. r2 m5 is mark 5 of roll-out 2; the peak is the mark "
-        "that a task was dropped for.",
+        "r2 m5 is mark 5 of roll-out 2; the peak is the mark that a task was dropped for.",
     ]
     if story.finish is None:
         notes.append("The run is not finished.")
     return Grid(
         f"{split} split: what steered the run",
-        ("Task ", "Rows", "Base %", "Own best %", "At ",
+        ("Task ", f"{split} rows", "Base %", "Own best %", "At ",
          "Returned %" if story.finish else "Best mean %", "Status "),
-        (*(_control_row(story, task.name, task.train) for task in story.tasks),
+        (*(_control_row(story, task) for task in story.tasks),
          _control_mean(story)),
         tuple(notes),
         has_total=True,
     )  # fmt: skip
 
 
-def _control_row(story: Story, task: str, train_rows: int) -> tuple[str, ...]:
-    peak = story.peak(task)
+def _control_row(story: Story, task: TaskRows) -> tuple[str, ...]:
+    peak = story.peak(task.name)
     return (
-        task,
-        f"{train_rows:,}",
-        _at(story.base, task),
-        _at(peak, task),
+        task.name,
+        f"{_steering_rows(story, task):,}",
+        _at(story.base, task.name),
+        _at(peak, task.name),
         short_place(peak),
-        _at(story.best, task),
-        standing_text(story.standing(task)),
+        _at(story.best, task.name),
+        standing_text(story.standing(task.name)),
     )
+
+
+def _steering_rows(story: Story, task: TaskRows) -> int:
+    """Returns how many rows of ``task`` its percentages along the run are of."""
+    return task.report if story.setting.steer_on == "report" else task.control
 
 
 def _at(mark: Mark | None, task: str) -> str:
@@ -134,10 +154,9 @@ def _at(mark: Mark | None, task: str) -> str:
 
 def _control_mean(story: Story) -> tuple[str, ...]:
     best_mean = max(story.marks, key=lambda mark: mark.mean, default=None)
-    train_rows = sum(task.train for task in story.tasks)
     return (
         MEAN,
-        f"{train_rows:,}",
+        f"{sum(_steering_rows(story, task) for task in story.tasks):,}",
         _mean_at(story.base),
         _mean_at(best_mean),
         short_place(best_mean),
@@ -209,16 +228,17 @@ def rich_grid(grid: Grid, *, width: int) -> Group:
 
     Where the table would be too wide, intervals go on a line of their own and texts are folded.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    is_narrow = _widest(grid) > width
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in grid.columns:
         is_left = _is_left(column)
+        heading = column.strip()
         table.add_column(
-            Text(column.strip()),
+            Text(heading.replace(" rows", "\nrows") if is_narrow else heading),
             justify="left" if is_left else "right",
             overflow="fold",
             no_wrap=not is_left,
         )
-    is_narrow = _widest(grid) > width
     for number, row in enumerate(grid.rows, start=1):
         if grid.has_total and number == len(grid.rows):
             table.add_section()

@@ -86,6 +86,7 @@ class Roller:
         self._settings = settings
         self._position: Position | None = None
         self._held = ""  # id of the snapshot whose weights the trainer holds
+        self._notices_told = 0
 
     def execute(self, request: Rollout) -> Trace:
         """Runs ``request``, or the rest of it, and returns its scored points.
@@ -237,6 +238,7 @@ class Roller:
             self._leave_if_asked()
             self._ledger.append(self._mark_row(position.n, mark, waited_seconds))
             waited_seconds = 0.0
+            self._tell_notices()
         self._leave_if_asked()
         self._hold(position.latest.snapshot)
         active = request.mixture.tasks
@@ -248,6 +250,12 @@ class Roller:
             ]
         )
         return replace(position, pending=())
+
+    def _tell_notices(self) -> None:
+        notices = self._evaluator.engine.notices
+        for notice in notices[self._notices_told :]:
+            self._watch.say(notice)
+        self._notices_told = len(notices)
 
     def _wait_for_engine(self) -> float:
         """Waits until the engine is up, or the user asks for an end; returns the seconds."""

@@ -164,6 +164,7 @@ def _finish(shop: Workshop, roller: Roller, verdict: Verdict) -> None:
     )
     shop.store.retain({verdict.snapshot})
     shop.ledger.append(_finish_row(shop.ledger, verdict, scores, time.monotonic() - started))
+    shop.folder.crash_copy.unlink(missing_ok=True)  # there is nothing left to go on with
 
 
 def _finish_row(

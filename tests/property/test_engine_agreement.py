@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from msft_lite.engine.base import Completion, EvalEngine, Prompt
 from msft_lite.engine.canary import FLOAT32, Canary
+from msft_lite.engine.handover import weights_folder
 from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.errors import EngineError
@@ -153,6 +155,36 @@ def test_full_weights_with_a_tied_head_agree_swap_after_swap(
         assert_same(seen[-1], answers(torch_engine))
     assert len({tuple(one.ids for one in found) for found in seen}) == len(seen)
     assert not list(Path("/dev/shm").glob("msft-lite-weights-*"))
+    assert vllm.notices == ()
+
+
+def test_full_weights_that_did_not_arrive_are_seen_where_the_canary_is_blind(
+    engines: tuple[VllmEngine, VllmEngine],
+    dense: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vllm, trainer, root = engines[1], reference(dense), capture(dense)
+    stale, fresh = noisy(root, 8, 0.02), noisy(noisy(root, 8, 0.02), 9, 1e-7)
+    vllm.swap(stale, "s1")
+    trainer.swap(fresh, "s2")
+    canary(trainer).check(vllm, "s2")
+
+    @contextmanager
+    def unchanged(_: object, *, fallback: Path) -> Iterator[Path]:
+        with weights_folder(stale.tensors, fallback=fallback) as folder:
+            yield folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr("msft_lite.engine.vllm_engine.weights_folder", unchanged)
+        with pytest.raises(EngineError, match="did not take the weights of snapshot s2: tensor"):
+            vllm.swap(fresh, "s2")
+    vllm.swap(fresh, "s2")
+    # The same where the request itself is lost: the worker keeps the weights that it has.
+    with monkeypatch.context() as patch:
+        ask = vllm._ask
+        patch.setattr(vllm, "_ask", lambda r: {} if r["operation"] == "weights" else ask(r))
+        with pytest.raises(EngineError, match=r"snapshot s1: tensor model\.embed_tokens"):
+            vllm.swap(stale, "s1")
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["adapter", "full"])

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from msft_lite.engine.base import Completion, Prompt
-from msft_lite.engine.canary import FLOAT32, HALF, Agreement, Canary, tolerance_of
+from msft_lite.engine.canary import FLOAT32, FLOAT32_CUDA, HALF, Agreement, Canary, tolerance_of
 from msft_lite.errors import EngineError
 from msft_lite.model.weights import Weights
 
@@ -19,6 +19,7 @@ class OffBy:
     """An engine whose log probabilities are wrong by what is set."""
 
     name = "off"
+    notices: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.errors: tuple[float, float] = (0.0, 0.0)
@@ -93,11 +94,19 @@ def test_a_first_check_above_the_ceiling_is_refused(
         canary("bfloat16").check(engine, "root")
 
 
+def test_float32_on_a_gpu_may_multiply_with_fewer_bits() -> None:
+    assert tolerance_of("float32") == tolerance_of("float32", "cpu") == FLOAT32
+    assert tolerance_of("float32", "cuda") == tolerance_of("float32", "cuda:1") == FLOAT32_CUDA
+    assert tolerance_of("bfloat16", "cuda") == tolerance_of("bfloat16") == HALF
+    assert FLOAT32_CUDA.limits(None) == (1e-2, 1e-1)
+    assert FLOAT32_CUDA.limits(Agreement(1e-6, 1e-6, 9)) == (2e-3, 2e-2)
+
+
 def test_limits_stay_between_floor_and_ceiling() -> None:
-    assert HALF.limits(None) == (0.15, 1.0)
-    assert HALF.limits(Agreement(0.0, 0.0, 9)) == (0.04, 0.25)
-    assert HALF.limits(Agreement(0.02, 0.1, 9)) == (0.08, 0.4)
-    assert HALF.limits(Agreement(0.1, 0.9, 9)) == (0.15, 1.0)
+    assert HALF.limits(None) == (0.15, 1.5)
+    assert HALF.limits(Agreement(0.0, 0.0, 9)) == (0.08, 0.75)
+    assert HALF.limits(Agreement(0.03, 0.2, 9)) == (0.12, 0.8)
+    assert HALF.limits(Agreement(0.1, 0.9, 9)) == (0.15, 1.5)
     assert FLOAT32.limits(Agreement(5e-5, 5e-4, 9)) == FLOAT32.limits(None) == (1e-4, 1e-3)
 
 

@@ -7,7 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msft_lite.engine.handover import LOCK_NAME, PREFIX, remove_stale_folders, weights_folder
+from msft_lite.engine.handover import (
+    LOCK_NAME,
+    PREFIX,
+    notice_of,
+    remove_stale_folders,
+    weights_folder,
+)
 from msft_lite.errors import StorageError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -32,6 +38,8 @@ def test_the_folder_goes_when_the_engine_fails(tmp_path: Path) -> None:
 def test_without_shared_memory_the_fallback_is_used(tmp_path: Path) -> None:
     with weights_folder(TENSORS, fallback=tmp_path, memory=tmp_path / "absent") as folder:
         assert folder.parent == tmp_path
+        assert str(tmp_path / "absent") in notice_of(folder, memory=tmp_path / "absent")
+        assert notice_of(folder, memory=tmp_path) == ""
 
 
 def test_too_little_shared_memory_means_the_fallback(

@@ -146,6 +146,47 @@ def test_a_failure_on_the_way_restores_the_trainer_too(adapted: PeftModel) -> No
     assert adapted.training
 
 
+@pytest.mark.parametrize(
+    ("error", "batch_size", "advice"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            5,
+            r"\(CUDA out .* engine.batch_size below 5",
+        ),
+        (RuntimeError("can't allocate memory: 9 bytes"), 5, "lower engine.batch_size below 5"),
+        (MemoryError(), 1, r"\(MemoryError\); .* is 1 already: lower eval.max_prompt_length"),
+    ],
+)
+def test_memory_that_runs_out_is_told_and_the_trainer_restored(
+    adapted: PeftModel, error: Exception, batch_size: int, advice: str
+) -> None:
+    before = capture(adapted)
+    engine = engine_of(adapted, batch_size)
+    engine.swap(shifted(before, 0.05), "a")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    hook = adapted.register_forward_pre_hook(fail)
+    with pytest.raises(EngineError, match=f"ran out of memory on cpu .*{advice}"):
+        engine.complete(prompts())
+    with pytest.raises(EngineError, match=advice):
+        engine.log_probabilities([((1, 2), (3,))])
+    hook.remove()
+    after = capture(adapted)
+    assert all(torch.equal(before.tensors[name], t) for name, t in after.tensors.items())
+
+
+def test_another_failure_keeps_its_name(adapted: PeftModel) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    adapted.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        engine_of(adapted).complete(prompts())
+
+
 def test_weights_of_another_model_are_refused_by_name(adapted: PeftModel) -> None:
     engine = engine_of(adapted)
     weights = capture(adapted)

@@ -158,9 +158,38 @@ def test_a_start_that_hangs_is_cut_off(settings: VllmSettings, tmp_path: Path) -
     log = tmp_path / "engine.log"
     engine = VllmEngine(replace(settings, start_timeout_seconds=1.0, log_path=log))
     os.kill(engine.process_id, signal.SIGSTOP)
-    with pytest.raises(EngineError, match="hangs: no answer to the start"), engine.awake():
+    with pytest.raises(EngineError, match="the start within 1 seconds"), engine.awake():
         pass
     assert gone(engine.process_id)
+
+
+def test_a_start_that_hangs_is_told_by_asking_whether_it_is_ready(
+    settings: VllmSettings, tmp_path: Path
+) -> None:
+    log = tmp_path / "engine.log"
+    engine = VllmEngine(replace(settings, start_timeout_seconds=0.5, log_path=log))
+    os.kill(engine.process_id, signal.SIGSTOP)
+    assert not engine.ready()
+    time.sleep(0.6)
+    with pytest.raises(EngineError, match=r"the start within 0\.5 seconds"):
+        engine.ready()
+    assert gone(engine.process_id)
+
+
+def test_an_answer_that_was_there_is_read_after_the_deadline_too(
+    settings: VllmSettings, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"  # an engine whose start fails at once
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    python.chmod(0o755)
+    log = tmp_path / "engine.log"
+    chosen = replace(settings, python=str(python), start_timeout_seconds=60.0, log_path=log)
+    engine = VllmEngine(chosen)
+    while not engine._process.has_answer():
+        time.sleep(0.01)
+    engine._deadline = time.monotonic() - 1.0
+    with pytest.raises(EngineError, match="No module named"):
+        engine.ready()
 
 
 def test_an_interpreter_without_vllm_is_told(settings: VllmSettings, tmp_path: Path) -> None:

@@ -56,6 +56,10 @@ def gone(process_id: int) -> bool:
     return False
 
 
+def answer(process: WorkerProcess, what: str) -> dict[str, object]:
+    return process.answer(what, deadline=time.monotonic() + 30, limit_seconds=30)
+
+
 def test_answers_come_and_closing_twice_leaves_nothing(start: Start) -> None:
     process = start(ECHO)
     for n in range(3):
@@ -70,13 +74,13 @@ def test_answers_come_and_closing_twice_leaves_nothing(start: Start) -> None:
 
 def test_no_trace_of_a_distributed_run_reaches_the_worker(start: Start) -> None:
     program = "wire.send(connection, {'rank': os.environ.get('RANK', 'none')})"
-    assert start(program).answer("x", deadline=time.monotonic() + 30) == {"rank": "none"}
+    assert answer(start(program), "x") == {"rank": "none"}
 
 
 def test_a_death_is_told_with_the_end_of_the_log(start: Start) -> None:
     process = start("print('CUDA out of memory'); sys.exit(3)")
     with pytest.raises(EngineError) as caught:
-        process.answer("the start", deadline=time.monotonic() + 30)
+        answer(process, "the start")
     message = str(caught.value)
     assert "died at the start: it left with exit code 3" in message
     assert "CUDA out of memory" in message
@@ -87,18 +91,49 @@ def test_a_death_is_told_with_the_end_of_the_log(start: Start) -> None:
 def test_a_signal_is_named(start: Start) -> None:
     process = start("os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(EngineError, match="ended by SIGKILL, often a sign that memory ran out"):
-        process.answer("the start", deadline=time.monotonic() + 30)
+        answer(process, "the start")
 
 
 def test_a_hang_is_cut_off_and_killed(start: Start) -> None:
     process = start(ECHO)
     process.ask({"operation": "echo"}, timeout_seconds=30)
     process.tell({"operation": "echo"}, timeout_seconds=1)
-    process.answer("echo", deadline=time.monotonic() + 30)
+    answer(process, "echo")
     os.kill(process.process_id, 19)  # SIGSTOP
     with pytest.raises(EngineError, match=r"hangs: no answer to echo within 0\.3 seconds"):
         process.ask({"operation": "echo"}, timeout_seconds=0.3)
     assert gone(process.process_id)
+
+
+def test_a_deadline_that_has_passed_names_the_limit(start: Start) -> None:
+    process = start("time.sleep(1000)")
+    with pytest.raises(EngineError, match="no answer to the start within 900 seconds") as caught:
+        process.answer("the start", deadline=time.monotonic() - 1, limit_seconds=900.0)
+    assert "raise engine.start_timeout_seconds" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (
+            "ValueError: No available memory for the cache blocks. Try",
+            "raise engine.kv_cache_bytes",
+        ),
+        ("larger than the available KV cache memory (0.0 GiB)", "raise engine.kv_cache_bytes"),
+        ("Free memory on device cuda:0 (1/80 GiB) on", "free memory of the GPU, or lower"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "lower engine.max_num_seqs"),
+        ("ValueError: something else", "look there for the cause"),
+    ],
+)
+def test_the_advice_is_of_the_reason(start: Start, reason: str, advice: str) -> None:
+    told = start(f"wire.send(connection, {{'error': {reason!r}}})")
+    with pytest.raises(EngineError) as caught:
+        answer(told, "the start")
+    assert f"What to do: {advice}" in str(caught.value)
+    logged = start(f"print({reason!r}); sys.exit(1)")
+    with pytest.raises(EngineError) as caught:
+        answer(logged, "the start")
+    assert f"What to do: {advice}" in str(caught.value)
 
 
 def test_children_of_the_worker_end_with_it(start: Start) -> None:
@@ -106,7 +141,7 @@ def test_children_of_the_worker_end_with_it(start: Start) -> None:
         "child = subprocess.Popen(['sleep', '1000'])\n"
         "wire.send(connection, {'child': child.pid})\ntime.sleep(1000)"
     )
-    child = process.answer("x", deadline=time.monotonic() + 30)["child"]
+    child = answer(process, "x")["child"]
     assert isinstance(child, int)
     process.close()
     assert gone(child)
@@ -115,7 +150,7 @@ def test_children_of_the_worker_end_with_it(start: Start) -> None:
 def test_nonsense_from_the_worker_is_an_engine_error(start: Start) -> None:
     process = start("connection.sendall(b'x' * 100); time.sleep(1000)")
     with pytest.raises(EngineError, match="limit"):
-        process.answer("x", deadline=time.monotonic() + 30)
+        answer(process, "x")
     assert gone(process.process_id)
 
 
@@ -170,6 +205,14 @@ def test_the_lines_that_tell_are_kept(tmp_path: Path) -> None:
         file.writelines(f"line {n}\n" for n in range(14))
     telling = [reason, *(f"line {n}" for n in range(14))]
     assert telling_lines(log, start_bytes=start_bytes) == telling
+    log.write_text(
+        "x.py:3: FutureWarning: old\n  wrapper = lookup(value)\nTriton is installed, but no GPU\n"
+        "pydantic.ValidationError: 1 validation error\n  Value error, the reason\n"
+    )
+    assert telling_lines(log) == [
+        "pydantic.ValidationError: 1 validation error",
+        "  Value error, the reason",
+    ]
     log.write_text("INFO 11-23 17:18:35 [x.py:1] only this\n")
     assert telling_lines(log) == ["INFO 11-23 17:18:35 [x.py:1] only this"]
     assert telling_lines(tmp_path / "absent.log") == []

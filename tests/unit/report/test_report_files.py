@@ -138,6 +138,7 @@ def test_print_report_prints_every_table(three_tasks: Builder, tmp_path: Path) -
     print_report(three_tasks.write(tmp_path), Console(file=stream, width=120))
     text = stream.getvalue()
     assert text.startswith("Run with msft, finished: returned roll-out 3, mark 4")
+    assert text.count("finished:") == 1
     titles = ["Report split:", "Control split:", "Roll-outs", "Where the time went"]
     assert [title for title in titles if title in text] == titles
     assert "\x1b" not in text

@@ -40,7 +40,7 @@ def terminal() -> Console:
 
 def test_plain_lines_say_what_happened_one_line_a_row(three_tasks: Builder) -> None:
     lines = plain_lines(three_tasks.rows)
-    assert len(lines) == len(three_tasks.rows)
+    assert len(lines) == len(three_tasks.rows) - 1, "the finish is told by the report after it"
     assert lines[0] == (
         "msft on 3 tasks (a, b, c), seed 20, device cpu, dtype float32, engine vllm, tuning lora"
     )
@@ -58,10 +58,7 @@ def test_plain_lines_say_what_happened_one_line_a_row(three_tasks: Builder) -> N
         "rolled back to mark 2 of roll-out 1"
     )
     assert lines[8] == ("roll-out 2 from roll-out 1, mark 2: 2 tasks, 1 epoch, 4 marks, 20 steps")
-    assert lines[21] == (
-        "finished: returned roll-out 3, mark 4; report split: mean 66.7 %, base 16.7 %; "
-        "stopped by the guard"
-    )
+    assert lines[20].startswith("roll-out 3, mark 4 of 4 (epoch 1.75): mean 68.3 %")
 
 
 def test_plain_lines_of_a_roll_back_to_the_start_of_one_task(build: Build) -> None:
@@ -100,10 +97,10 @@ def test_the_console_decides_which_watcher(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_screen_shows_losses_scores_peaks_and_standings(three_tasks: Builder) -> None:
-    text = drawn(screen(tell(three_tasks.rows[:12]), Moment(2, 13, {"a": 0.123})))
+    text = drawn(screen(tell(three_tasks.rows[:12]), Moment(2, 13, {"a": 0.123}), lines=40))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[0] == "msft roll-out 2 from roll-out 1, mark 2, 2 of 3 tasks active"
-    assert "step 13 of 20 mark 2 of 4" in lines[1]
+    assert "step 13 of 20 mark 2 of 4 left of this roll-out: about " in lines[1]
     assert lines[2].startswith("dropped b: best at mark 2 with 14/20")
     assert lines[2].endswith("rolled back to mark 2 of roll-out 1")
     assert "a 0.123 40.0 45.0 r1 m4 active" in lines
@@ -112,16 +109,46 @@ def test_the_screen_shows_losses_scores_peaks_and_standings(three_tasks: Builder
     assert "mean 55.0 55.0 r2 m2" in lines
 
 
-def test_the_screen_ends_with_the_result(three_tasks: Builder) -> None:
-    text = drawn(screen(tell(three_tasks.rows), NO_STEP))
-    assert "finished: returned roll-out 3, mark 4; report split: mean 66.7 %" in text
+def test_the_screen_of_a_finished_run_has_no_time_left(three_tasks: Builder) -> None:
+    text = drawn(screen(tell(three_tasks.rows), NO_STEP, lines=40))
+    assert text.splitlines()[0].split() == ["msft", "finished"]
     assert "never over-fitted" in text
-    assert "left" not in text, "no time remains"
+    assert "left of" not in text
+
+
+def test_before_the_first_interval_the_time_left_of_the_roll_out_is_unknown(
+    three_tasks: Builder,
+) -> None:
+    text = drawn(screen(tell(three_tasks.rows[:3]), NO_STEP, lines=40))
+    assert "left of this roll-out: not known yet" in text
+
+
+def test_hundreds_of_tasks_fit_a_window_active_ones_first(build: Build) -> None:
+    names = [f"t{number:03}" for number in range(300)]
+    run = build(names).rollout({name: [1, 2] for name in names}).drop("t000", 1)
+    run.rollout({name: [2, 2] for name in names}, start="s1.1", tasks=names[1:])
+    for lines in (20, 40):
+        text = drawn(screen(tell(run.rows), NO_STEP, lines=lines))
+        assert len(text.splitlines()) <= lines
+        assert "t001" in text and "t000  " not in text
+        assert "more" in text and "mean" in text
+    assert "... and 297 more" in drawn(screen(tell(run.rows), NO_STEP, lines=1))
+
+
+def test_a_finished_run_leaves_its_place_to_the_report(three_tasks: Builder) -> None:
+    stream = StringIO()
+    console = Console(file=stream, force_terminal=True, width=110, height=40, color_system=None)
+    with watcher(console) as watching:
+        for row in three_tasks.rows:
+            watching.row(row)
+    last = stream.getvalue().rsplit("Train loss", 1)[1]
+    assert "\x1b[1A\x1b[2K" in last, "the table is erased"
+    assert "returned roll-out" not in stream.getvalue(), "the report says it"
 
 
 def test_every_beginning_of_a_run_has_a_screen(three_tasks: Builder) -> None:
     for count in range(1, len(three_tasks.rows) + 1):
-        text = drawn(screen(tell(three_tasks.rows[:count]), NO_STEP))
+        text = drawn(screen(tell(three_tasks.rows[:count]), NO_STEP, lines=40))
         assert text.startswith("msft  ")
         assert all(f" {task} " in text for task in ("a", "b", "c", "mean"))
 

@@ -12,6 +12,7 @@ from msft_lite.report.tables import (
     control_grid,
     cost_grid,
     markdown_table,
+    printed_grids,
     report_grid,
     rich_grid,
     rollout_grid,
@@ -50,13 +51,34 @@ def test_the_papers_protocol_is_said_in_both_score_tables(three_tasks: Builder) 
     assert control_grid(story).title.startswith("Report split")
 
 
+def test_rows_are_those_that_the_percentages_are_of(three_tasks: Builder) -> None:
+    for task in three_tasks.rows[0]["rows"].values():
+        task["report"] = 77
+    grid = control_grid(tell(three_tasks.rows))
+    assert (grid.columns[1], grid.rows[0][1], grid.rows[-1][1]) == ("Control rows", "20", "60")
+    three_tasks.rows[0]["steer_on"] = "report"
+    grid = control_grid(tell(three_tasks.rows))
+    assert (grid.columns[1], grid.rows[0][1]) == ("Report rows", "77")
+
+
+def test_a_terminal_gets_the_end_of_long_tables_and_the_whole_first_one(build: Build) -> None:
+    names = [f"t{number:03}" for number in range(100)]
+    ones = [1] * 100
+    run = build(names).rollout({name: [1, 2] for name in names}).finish(1, 1, ones, ones)
+    first, control, rollouts, _ = printed_grids(tell(run.rows))
+    assert len(first.rows) == 101
+    assert len(control.rows) == 40 and control.rows[-1][0] == "mean over tasks"
+    assert control.notes[0] == "The last 40 of 101 rows; all of them are in report.md."
+    assert len(rollouts.rows) == 1
+
+
 def test_the_control_grid_tells_peaks_and_standings(three_tasks: Builder) -> None:
     rows = control_grid(tell(three_tasks.rows)).rows
     assert [(row[0], row[1], row[4], row[6]) for row in rows] == [
-        ("a", "40", "r3 m4", "never over-fitted"),
-        ("b", "40", "r1 m2", "dropped, peak r1 m2"),
-        ("c", "40", "r2 m1", "dropped, peak r2 m1"),
-        ("mean over tasks", "120", "r3 m4", ""),
+        ("a", "20", "r3 m4", "never over-fitted"),
+        ("b", "20", "r1 m2", "dropped, peak r1 m2"),
+        ("c", "20", "r2 m1", "dropped, peak r2 m1"),
+        ("mean over tasks", "60", "r3 m4", ""),
     ]
     assert rows[1][2].startswith("15.0 [")
     assert rows[1][3].startswith("70.0 [")
@@ -93,7 +115,7 @@ def test_every_beginning_of_a_run_has_tables(three_tasks: Builder) -> None:
 
 def test_a_run_without_marks_shows_dashes(build: Build) -> None:
     rows = control_grid(tell(build(["a"]).rows)).rows
-    assert rows[0] == ("a", "40", "-", "-", "-", "-", "active")
+    assert rows[0] == ("a", "20", "-", "-", "-", "-", "active")
     assert cost_grid(tell(build(["a"]).rows)).rows == (("sum", "0.0 s", "0.0"),)
 
 
