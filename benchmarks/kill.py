@@ -31,6 +31,7 @@ WORKER = "vllm_worker.py"
 PATIENCE_SECONDS = 15.0  # the engine's process must be gone by then
 LIMIT_SECONDS = 600.0  # no attempt takes that long
 POLL_SECONDS = 0.02
+ANNOUNCED = "msft on 6 tasks"  # printed as the start row is written or passed over
 FOURTH = 4
 LEAST_SECONDS = 0.5
 FASTER = 0.8  # where a run came to its end before the instant of its kill
@@ -61,16 +62,14 @@ class TimeLine:
     first_mark_at: float
 
     def delay(self, instant: float, *, recorded: int, least: float) -> float:
-        """Returns the seconds that a process which finds ``recorded`` rows takes to ``instant``.
+        """Returns the seconds from `ANNOUNCED` to ``instant`` in a process that finds rows.
 
-        It has to start first, and so has its engine; ``least`` is what it gets after that where
-        ``instant`` is past already.
+        Its engine has to start again; ``least`` is what it gets after that where ``instant`` is
+        past already.
         """
-        if not recorded:
-            return instant
-        reached = self.rows_at[min(recorded, len(self.rows_at)) - 1]
-        start = min(reached, self.first_mark_at)
-        return start + max(least, instant - reached)
+        reached = self.rows_at[min(max(recorded, 1), len(self.rows_at)) - 1]
+        engine_start = min(reached, self.first_mark_at) - self.rows_at[0]
+        return engine_start + max(least, instant - reached)
 
     def faster(self) -> TimeLine:
         """Returns the time line of a machine that has become less busy."""
@@ -180,9 +179,10 @@ def run_under_fire(trial: Trial) -> None:
     for number, instant in enumerate(instants, start=1):
         least = draw.uniform(0.0, LEAST_SECONDS)
         delay = times.delay(instant, recorded=len(rows), least=least)
-        if number % FOURTH == 0:
+        starting = number % FOURTH == 0
+        if starting:
             delay = draw.uniform(0.0, times.first_mark_at)
-        if not killed_after(delay, command, trial):
+        if not killed_after(delay, command, trial, starting=starting):
             trial.times = times.faster()
             return
         rows = rows_of(trial.folder)
@@ -193,9 +193,16 @@ def run_under_fire(trial: Trial) -> None:
     judge_end(trial, process.wait(LIMIT_SECONDS))
 
 
-def killed_after(delay: float, command: Sequence[str], trial: Trial) -> bool:
-    """Starts ``command`` and kills it; false if it came to its end before that."""
+def killed_after(delay: float, command: Sequence[str], trial: Trial, *, starting: bool) -> bool:
+    """Starts ``command`` and kills it; false if it came to its end before that.
+
+    Args:
+        delay: seconds from `ANNOUNCED`, or from the process's birth if ``starting``: how long the
+            libraries take to load varies by far more than what follows.
+    """
     process = launched(command, trial.folder)
+    while not starting and process.poll() is None and ANNOUNCED not in output_of(trial.folder):
+        time.sleep(POLL_SECONDS)
     try:
         judge_end(trial, process.wait(delay))
         return False
@@ -207,9 +214,10 @@ def killed_after(delay: float, command: Sequence[str], trial: Trial) -> bool:
     gone = gone_after(process.pid)
     if gone is None:
         trial.failures.append(f"the engine's process {workers} outlived the kill")
+    since = "birth" if starting else "start"
     engine = f"its engine gone after {gone or 0.0:.2f} s" if workers else "no engine yet"
     print(
-        f"kill {trial.killed:3}: {delay:6.2f} s after the start, last row: "
+        f"kill {trial.killed:3}: {delay:6.2f} s after {since}, last row: "
         f"{told(rows_of(trial.folder))}, {engine}",
         flush=True,
     )

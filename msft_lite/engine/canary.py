@@ -4,9 +4,10 @@ Nearly everything that can go wrong between two implementations of a model is si
 that is not applied, a stale prefix cache, a tied head that stays old, another base. In float32 all
 of it is seen on a few fixed probes, as rounding alone moves log probabilities by millionths.
 
-In half precision it sees less. Rounding there moves them by 0.012 in the mean; full tuning at a
-learning rate of 1e-5 moves them by 0.005 to 0.010 from one mark to the next. So one swap that the
-engine missed passes unseen; what adds up over marks, or moves them by hundredths at once, does not.
+In half precision it sees less. Rounding there moves them by 0.012 in the mean, and by 0.04 on an
+unlucky set of probes; full tuning at a learning rate of 1e-5 moves them by 0.005 to 0.010 from one
+mark to the next. So one swap that the engine missed passes unseen, and so does an adapter that has
+hardly learned; what moves them by a tenth does not, and a trained adapter moved them by 2.5.
 That a swap of full weights arrived is therefore checked bit by bit too, see `bit_check`; an adapter
 answers under a number of its own, which the engine does not have if the swap was missed.
 """
