@@ -236,7 +236,12 @@ MODEL_CASES = {
 }
 FOLDER_CASES = {
     "output folder in use": Case(
-        ("run is in use", "--resume", "--overwrite", "output_dir"), files={"run/notes.txt": "mine"}
+        ("run is in use", "--resume", "--overwrite", "output_dir"),
+        files={"run/ledger.jsonl": OTHER_RUN},
+    ),
+    "output folder of other things": Case(
+        ("run is in use", "no run of msft-lite", "notes.txt", "output_dir"),
+        files={"run/notes.txt": "mine"},
     ),
     "output folder is a file": Case(("run is in use",), files={"run": "a file"}),
     "output folder cannot be made": Case(
