@@ -16,7 +16,7 @@ from msft_lite.ledger import Ledger, read_rows
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.build import build_workshop
 from msft_lite.run.engines import build_engine, build_evaluator
-from msft_lite.run.folder import RunFolder
+from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.session import run
 from msft_lite.run.workshop import Workshop
@@ -106,11 +106,11 @@ def test_law_3_killed_after_a_row_and_resumed(
 ) -> None:
     rows = results(whole[tuning])
     recipe = short(tmp_path / "run", *TUNINGS[tuning])
-    mode = "new"
+    mode: Mode = "new"
     kills = 0
     for killed_at in range(1, len(rows), max(1, len(rows) // 6)):
         with pytest.raises(Killed):
-            run(recipe, mode=mode, watch=Silent(killed_at=killed_at))  # type: ignore[arg-type]
+            run(recipe, mode=mode, watch=Silent(killed_at=killed_at))
         mode = "resume"
         kills += 1
     run(recipe, mode="resume", watch=Silent())
