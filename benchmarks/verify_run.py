@@ -258,9 +258,13 @@ def report_questions(folder: Path, start: Row, recipe: Row) -> list[Question]:
 def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Iterator[Question]:
     """Returns the report rows of one task."""
     name, table = task["name"], recipe["eval"]
+    if "preset" in task or "split_by" in task or set(start["metric"].values()) != {"accuracy"}:
+        raise CannotTellError(f"{name}: a preset, a split task or another metric than accuracy")
+    if task.get("grade", "marked") not in ("marked", "exact"):
+        raise CannotTellError(f"{name}: grade {task['grade']!r} is not written here a second time")
     if "report_path" not in task:
         raise CannotTellError(f"{name}: the report rows were carved by the program or come by hub")
-    if task.get("num_fewshot", table["num_fewshot"]):
+    if task.get("num_fewshot", table.get("num_fewshot", 0)):
         raise CannotTellError(f"{name}: the shots before each question were chosen by the program")
     text = Path(task["report_path"]).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -273,8 +277,8 @@ def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Ite
         ids = tuple(tokenizer(row["prompt"])["input_ids"])
         if len(ids) > table["max_prompt_length"]:
             raise CannotTellError(f"{name}: a prompt is longer than max_prompt_length")
-        limit = task.get("max_new_tokens", table["max_new_tokens"])
-        yield Question(name, ids, row["answer"], task["grade"], limit)
+        limit = task.get("max_new_tokens", table.get("max_new_tokens", 512))
+        yield Question(name, ids, row["answer"], task.get("grade", "marked"), limit)
 
 
 def outcomes(

@@ -14,18 +14,32 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+MILLION = 1_000_000
 ROOT = "root"  # the snapshot id of the untouched base (under LoRA: of the untrained adapter)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Rows answered correctly, counted in integers so that ties are exact.
+    """What the rows of a task are worth, in integers so that ties are exact; more is better.
 
     Attributes:
-        outcomes: one character a row, in row order: ``1`` right, ``0`` wrong.
+        outcomes: one character a row, in row order: ``1`` right, ``0`` wrong. Empty where rows are
+            graded.
+        worth: worth of every row in millionths, in row order, where rows are graded: an F1 of one
+            half is 500,000, a loss of 1.5 nats is -1,500,000. Empty where rows are right or wrong.
     """
 
-    outcomes: str
+    outcomes: str = ""
+    worth: tuple[int, ...] = ()
+
+    @property
+    def is_graded(self) -> bool:
+        return bool(self.worth)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """What every row is worth: millionths where rows are graded, else 1 or 0."""
+        return self.worth or tuple(int(outcome) for outcome in self.outcomes)
 
     @property
     def correct(self) -> int:
@@ -33,11 +47,21 @@ class Score:
 
     @property
     def total(self) -> int:
-        return len(self.outcomes)
+        return len(self.worth or self.outcomes)
 
     @property
     def value(self) -> Fraction:
+        if self.worth:
+            return Fraction(sum(self.worth), MILLION * len(self.worth))
         return Fraction(self.correct, self.total)
+
+    @property
+    def text(self) -> str:
+        """For a sentence: ``5/10``; graded the mean, ``0.6300`` or, below zero, ``loss 1.2345``."""
+        if not self.worth:
+            return f"{self.correct}/{self.total}"
+        mean = float(self.value)
+        return f"loss {-mean:.4f}" if mean < 0 else f"{mean:.4f}"
 
 
 @dataclass(frozen=True, slots=True)

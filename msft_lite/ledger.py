@@ -79,10 +79,26 @@ def drop_row(n: int, drop: Drop) -> Row:
     }
 
 
+def score_columns(scores: Mapping[str, Score]) -> Row:
+    """Returns the keys ``scores`` and ``outcomes`` of a row: sums and rows, and what they sum."""
+    return {
+        "scores": {task: [sum(score.rows), score.total] for task, score in scores.items()},
+        "outcomes": {
+            task: list(score.worth) if score.is_graded else score.outcomes
+            for task, score in scores.items()
+        },
+    }
+
+
+def score_of(outcomes: str | list[int]) -> Score:
+    """Returns the score whose rows `score_columns` wrote: a text, or a list of millionths."""
+    return Score(outcomes) if isinstance(outcomes, str) else Score(worth=tuple(outcomes))
+
+
 def point_of(row: Row) -> Point:
     """Returns the point that a mark row records."""
-    outcomes: Mapping[str, str] = row["outcomes"]
-    return Point(row["k"], row["snapshot"], {t: Score(text) for t, text in outcomes.items()})
+    outcomes: Mapping[str, str | list[int]] = row["outcomes"]
+    return Point(row["k"], row["snapshot"], {t: score_of(rows) for t, rows in outcomes.items()})
 
 
 class Ledger:

@@ -1,107 +1,58 @@
-"""Builds a `Task` from files or the hub: read, split, tokenise, and say what was left out."""
+"""Builds a `Task` from rows of text: tokenise, fit to the limits, and say what was left out."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from msft_lite.data.grade import grader
-from msft_lite.data.prompts import (
-    PromptParts,
-    encode_rows,
-    fit_prompts,
-    fit_training,
-    start_token,
-)
-from msft_lite.data.sampler import permutation
-from msft_lite.data.sources import Row, read_hub, read_jsonl
-from msft_lite.data.splits import Given, Samples, Splits, split_rows
+from msft_lite.data.chat import as_chat
+from msft_lite.data.grade import Grader, grader
+from msft_lite.data.metric import Metric, build_metric
+from msft_lite.data.prompts import Encoder, Pair, encode_rows, fit_pair, fit_prompts
+from msft_lite.data.rows import Row
+from msft_lite.data.settings import Limits, TaskSettings
 from msft_lite.data.task import Example, Question, Task
+from msft_lite.data.task_rows import TaskRows
 from msft_lite.errors import DataError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSettings:
-    """Where the rows of a task come from and how they are answered and scored.
-
-    The training rows come from ``path`` or from ``dataset`` and ``split``. A held-out split comes
-    from its path, else from its split of ``dataset``, else it is carved from the training rows.
-
-    Attributes:
-        dataset: ``owner/name`` on the hub, ``owner/name:configuration``, or a local folder.
-        train_samples: most training rows; None takes all. Likewise for the held-out splits, but
-            where they are carved None takes 200 control and 500 report rows.
-        grade: ``exact`` or ``marked``.
-        max_new_tokens: most tokens to generate for a question.
-        num_fewshot: training rows shown before each question.
-    """
-
-    name: str
-    path: Path | None = None
-    dataset: str | None = None
-    split: str = "train"
-    control_path: Path | None = None
-    control_split: str | None = None
-    report_path: Path | None = None
-    report_split: str | None = None
-    train_samples: int | None = None
-    control_samples: int | None = None
-    report_samples: int | None = None
-    grade: str = "marked"
-    max_new_tokens: int = 64
-    num_fewshot: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Most tokens of a training row (prompt and answer) and of a prompt to evaluate."""
-
-    max_length: int
-    max_prompt_length: int
-
-
-def build_task(
-    settings: TaskSettings, *, tokenizer: PreTrainedTokenizerBase, limits: Limits, seed: int
-) -> Task:
-    """Returns the task ready for use; the same arguments and files give the same digest.
+def build_task(rows: TaskRows, *, encoder: Encoder, limits: Limits) -> Task:
+    """Returns the task ready for use; the same arguments give the same digest.
 
     Args:
-        settings: source and protocol of the task.
-        tokenizer: of the model to train.
+        rows: of the task, split, with its shots and with every setting filled in.
+        encoder: of the model to train.
         limits: what longer rows and prompts are cut to.
-        seed: chooses the rows of the splits and the shots.
 
     Raises:
-        DataError: a source, a row or a setting cannot be used.
-        ModelError: the tokenizer has no end-of-text token.
+        DataError: a row or a setting cannot be used.
+        ModelError: the tokenizer lacks something.
     """
-    splits = _splits(settings, seed)
-    train, train_notes = _examples(settings, splits.train, tokenizer=tokenizer, limits=limits)
-    shots = _shots(settings, splits.train, seed=seed)
-    control, control_notes = _questions(
-        settings, "control", rows=splits.control, shots=shots, tokenizer=tokenizer, limits=limits
-    )
-    report, report_notes = _questions(
-        settings, "report", rows=splits.report, shots=shots, tokenizer=tokenizer, limits=limits
-    )
+    settings = rows.settings
+    assert settings.grade is not None, "rows come with it"
+    assert settings.max_new_tokens is not None, "rows come with it"
+    rule = grader(settings.grade, settings.grade_pattern)
+    metric = build_metric(settings.metric, rule)
+    train, notes = _examples(settings, rows.splits.train, encoder=encoder, limits=limits)
+    report, report_notes = _questions(rows, "report", rule=rule, encoder=encoder, limits=limits)
+    control, control_notes = report, []
+    if settings.steer_on == "control":
+        control, control_notes = _questions(
+            rows, "control", rule=rule, encoder=encoder, limits=limits
+        )
     return Task(
         name=settings.name,
         train=train,
         control=control,
         report=report,
         max_new_tokens=settings.max_new_tokens,
-        grade=grader(settings.grade).grade,
-        digest=_digest(settings, train, control=control, report=report),
-        notes=(*splits.notes, *train_notes, *control_notes, *report_notes),
+        metric=metric,
+        digest=_digest(settings, metric, train=train, control=control, report=report),
+        domain=rows.preset.domain if rows.preset else "",
+        notes=(*rows.notes, *notes, *control_notes, *report_notes),
     )
 
 
@@ -149,126 +100,75 @@ def _check_name(name: str) -> None:
         )
 
 
-def _splits(settings: TaskSettings, seed: int) -> Splits:
-    _check(settings)
-    given = Given(
-        train=_read(settings.dataset, settings.path, split=settings.split) or (),
-        control=_read(settings.dataset, settings.control_path, split=settings.control_split),
-        report=_read(settings.dataset, settings.report_path, split=settings.report_split),
-    )
-    samples = Samples(settings.train_samples, settings.control_samples, settings.report_samples)
-    splits = split_rows(settings.name, given, samples=samples, seed=seed)
-    rows = (*splits.train, *splits.control, *splits.report)
-    plain = next((row for row in rows if not row.messages), None)
-    chat = next((row for row in rows if row.messages), None)
-    if plain and chat:
-        raise DataError(
-            f"task {settings.name!r} mixes two forms of rows: {plain.where} has prompt and answer, "
-            f"{chat.where} has messages; keep one"
-        )
-    return splits
-
-
-def _check(settings: TaskSettings) -> None:
-    name = settings.name
-    _check_name(name)
-    if (settings.path is None) == (settings.dataset is None):
-        found = "neither" if settings.path is None else "both"
-        raise DataError(f"task {name!r}: give path or dataset; found {found}")
-    for key, value in (
-        ("control_split", settings.control_split),
-        ("report_split", settings.report_split),
-    ):
-        if value is not None and settings.dataset is None:
-            raise DataError(f"task {name!r}: {key} = {value!r} needs dataset; with path use a file")
-    for key, number, least in (
-        ("train_samples", settings.train_samples, 1),
-        ("max_new_tokens", settings.max_new_tokens, 1),
-        ("num_fewshot", settings.num_fewshot, 0),
-    ):
-        if number is not None and number < least:
-            raise DataError(f"task {name!r}: {key} = {number}; it must be {least} or more")
-    grader(settings.grade)
-
-
-def _read(dataset: str | None, path: Path | None, *, split: str | None) -> tuple[Row, ...] | None:
-    if path is not None:
-        return read_jsonl(path)
-    if split is not None and dataset is not None:
-        return read_hub(dataset, split)
-    return None
-
-
 def _examples(
-    settings: TaskSettings,
-    rows: Sequence[Row],
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    limits: Limits,
+    settings: TaskSettings, rows: Sequence[Row], *, encoder: Encoder, limits: Limits
 ) -> tuple[tuple[Example, ...], list[str]]:
-    pairs, shortened, left_out = fit_training(
-        encode_rows(rows, tokenizer),
-        max_length=limits.max_length,
-        start=start_token(tokenizer),
-    )
-    if not pairs:
+    """Returns the rows to train on, and notes on those that were changed or left out."""
+    pairs, altered = encode_rows(_in_form(rows, settings), encoder)
+    drops = settings.on_too_long == "drop"
+    considered = [p for p in pairs if p.length <= limits.max_length] if drops else pairs
+    fitted = _fitted(considered, encoder, limits)
+    kept = [pair for pair in fitted if pair is not None]
+    if not kept:
+        deed, room = ("dropping rows over", "all") if drops else ("truncation to", "a token")
         raise DataError(
-            f"task {settings.name!r}: no answer tokens after truncation to max_length = "
-            f"{limits.max_length}: none of its {len(rows)} rows has an answer that fits beside a "
-            "token of its prompt; raise train.max_length"
+            f"task {settings.name!r}: no answer tokens after {deed} max_length = "
+            f"{limits.max_length}: none of its {len(rows)} rows has an answer that fits beside "
+            f"{room} of its prompt; raise train.max_length"
         )
-    examples = tuple(
-        Example(settings.name, row, pair.prompt, pair.answer) for row, pair in enumerate(pairs)
-    )
+    too_long, left_out = len(pairs) - len(considered), fitted.count(None)
+    cut = sum(pair != before for pair, before in zip(fitted, considered, strict=True)) - left_out
+    examples = tuple(_example(settings.name, row, pair) for row, pair in enumerate(kept))
     return examples, _counts(
         (left_out, f"dropped {left_out} training rows whose answer does not fit max_length"),
-        (shortened, f"cut the prompts of {shortened} training rows to fit max_length"),
+        (too_long, f"dropped {too_long} training rows longer than max_length"),
+        (cut, f"cut the prompts of {cut} training rows to fit max_length"),
+        (
+            altered,
+            f"{altered} earlier answers in training rows carry no loss: the chat template does "
+            "not show them as they were said",
+        ),
     )
-
-
-def _shots(settings: TaskSettings, train: Sequence[Row], *, seed: int) -> tuple[Row, ...]:
-    if settings.num_fewshot > len(train):
-        raise DataError(
-            f"task {settings.name!r}: num_fewshot = {settings.num_fewshot}, but it has "
-            f"{len(train)} training rows; lower it"
-        )
-    order = permutation(len(train), seed, "shots", settings.name)
-    return tuple(train[row] for row in order[: settings.num_fewshot])
 
 
 def _questions(
-    settings: TaskSettings,
-    split: str,
-    *,
-    rows: Sequence[Row],
-    shots: tuple[Row, ...],
-    tokenizer: PreTrainedTokenizerBase,
-    limits: Limits,
+    task: TaskRows, split: str, *, rule: Grader, encoder: Encoder, limits: Limits
 ) -> tuple[tuple[Question, ...], list[str]]:
-    golds = [_gold(settings, row) for row in rows]
+    """Returns the questions of ``control`` or ``report``, and notes on what was cut."""
+    settings = task.settings
+    given = task.splits.control if split == "control" else task.splits.report
+    golds = [rule.gold_of(row.answer) for row in given]
+    rows = _in_form(given, settings)
     prompts, lost_shots, cut = fit_prompts(
-        [PromptParts(row, shots) for row in rows],
-        tokenizer,
+        rows,
+        _in_form(task.shots, settings),
+        encoder,
         max_prompt_length=limits.max_prompt_length,
     )
+    pairs = _fitted(encode_rows(rows, encoder)[0], encoder, limits)
     questions = tuple(
-        Question(settings.name, row, prompt, gold)
-        for row, (prompt, gold) in enumerate(zip(prompts, golds, strict=True))
+        Question(settings.name, row, prompt, gold, pair and _example(settings.name, row, pair))
+        for row, (prompt, gold, pair) in enumerate(zip(prompts, golds, pairs, strict=True))
     )
+    silent = pairs.count(None)
     return questions, _counts(
         (lost_shots, f"left shots out of {lost_shots} {split} prompts to fit max_prompt_length"),
         (cut, f"cut {cut} {split} prompts to fit max_prompt_length"),
+        (silent, f"{silent} {split} rows have no loss: their answer does not fit max_length"),
     )
 
 
-def _gold(settings: TaskSettings, row: Row) -> str:
-    gold = grader(settings.grade).gold_of(row.answer)
-    if not gold:
-        raise DataError(
-            f"{row.where}: the answer {row.answer[:60]!r} cannot be scored: grade "
-            f"{settings.grade!r} finds nothing in it to look for"
-        )
-    return gold
+def _in_form(rows: Sequence[Row], settings: TaskSettings) -> tuple[Row, ...]:
+    return tuple(as_chat(row) for row in rows) if settings.apply_chat_template else tuple(rows)
+
+
+def _fitted(pairs: Sequence[Pair], encoder: Encoder, limits: Limits) -> list[Pair | None]:
+    start = encoder.start
+    return [fit_pair(pair, max_length=limits.max_length, start=start) for pair in pairs]
+
+
+def _example(task: str, row: int, pair: Pair) -> Example:
+    return Example(task, row, pair.prompt, pair.answer, pair.silent)
 
 
 def _counts(*counted: tuple[int, str]) -> list[str]:
@@ -277,17 +177,31 @@ def _counts(*counted: tuple[int, str]) -> list[str]:
 
 def _digest(
     settings: TaskSettings,
-    train: Sequence[Example],
+    metric: Metric,
     *,
+    train: Sequence[Example],
     control: Sequence[Question],
     report: Sequence[Question],
 ) -> str:
     """Returns the SHA-256 over everything that training and scoring take from the data."""
-    digest = hashlib.sha256(repr((settings.name, settings.grade, settings.max_new_tokens)).encode())
+    scoring = (
+        settings.name,
+        settings.grade,
+        settings.grade_pattern,
+        settings.max_new_tokens,
+        metric.name,
+        metric.digest,
+    )
+    digest = hashlib.sha256(repr(scoring).encode())
     for example in train:
-        digest.update(repr((example.prompt, example.answer)).encode())
+        digest.update(repr(_content(example)).encode())
     for split in (control, report):
         digest.update(repr(len(split)).encode())
         for question in split:
-            digest.update(repr((question.prompt, question.gold)).encode())
+            example = question.example and _content(question.example)
+            digest.update(repr((question.prompt, question.gold, example)).encode())
     return digest.hexdigest()
+
+
+def _content(example: Example) -> tuple[object, ...]:
+    return example.prompt, example.answer, example.silent

@@ -26,10 +26,12 @@ class Completion:
         ids: generated token ids; an end-of-text token that ended the text is included.
         log_probabilities: natural-log probability of each of ``ids`` under the engine's model,
             empty unless asked for.
+        cached_tokens: tokens of the prompt that the engine had met before and did not compute.
     """
 
     ids: tuple[int, ...]
     log_probabilities: tuple[float, ...] = ()
+    cached_tokens: int = 0
 
 
 class EvalEngine(Protocol):

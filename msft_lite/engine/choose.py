@@ -11,7 +11,7 @@ from typing import Literal
 
 from msft_lite.errors import EngineError
 
-Kind = Literal["vllm", "torch"]
+Kind = Literal["vllm", "torch", "none"]
 LOOK_UP_SECONDS = 60.0
 _LOOK_UP = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
@@ -24,16 +24,21 @@ class Choice:
     line: str
 
 
-def choose_engine(wanted: Literal["auto", "vllm", "torch"], *, python: str) -> Choice:
+def choose_engine(
+    wanted: Literal["auto", "vllm", "torch"], *, python: str, four_bit: bool = False
+) -> Choice:
     """Returns the engine to use; nothing is imported, nothing started.
 
     Args:
         wanted: ``auto`` takes vllm where it is installed, else torch.
         python: interpreter that would run vllm.
+        four_bit: whether the base is trained on in 4 bits; it is evaluated in no other form.
 
     Raises:
         EngineError: vllm was asked for, but ``python`` does not have it.
     """
+    if four_bit:
+        return Choice("torch", "engine: torch, as it alone has the 4-bit base that is trained on")
     if wanted == "torch":
         return Choice("torch", "engine: torch, as the recipe says")
     if has_vllm(python):

@@ -100,7 +100,6 @@ class VllmEngine:
         )
         self._introduction: dict[str, object] | None = None
         self._failure: EngineError | None = None
-        self._cached_tokens = 0
         self._notices: tuple[str, ...] = ()
         self._bit_check = BitCheck(settings.model_folder, self._ask)
         self._process.tell(
@@ -126,11 +125,6 @@ class VllmEngine:
     def notices(self) -> tuple[str, ...]:
         """What the user should be told once; it may grow at a swap."""
         return self._notices
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens of the latest `complete` that the prefix cache served."""
-        return self._cached_tokens
 
     @property
     def process_id(self) -> int:
@@ -199,7 +193,6 @@ class VllmEngine:
                 "log_probabilities": log_probabilities,
             }
         )
-        self._cached_tokens = int(str(answer.get("cached_tokens", 0)))
         return _completions(answer, len(prompts))
 
     def close(self) -> None:
@@ -318,11 +311,12 @@ def _environment(settings: VllmSettings) -> dict[str, str]:
 def _completions(answer: Mapping[str, object], count: int) -> list[Completion]:
     ids = answer.get("ids")
     values = answer.get("log_probabilities", [()] * count)
-    if not isinstance(ids, list) or not isinstance(values, list):
+    cached = answer.get("cached_tokens", [0] * count)
+    if not (isinstance(ids, list) and isinstance(values, list) and isinstance(cached, list)):
         raise EngineError(f"the engine's answer holds no completions but {sorted(answer)}")
-    if len(ids) != count or len(values) != count:
+    if not len(ids) == len(values) == len(cached) == count:
         raise EngineError(f"the engine returned {len(ids)} completions for {count} prompts")
     return [
-        Completion(tuple(one), tuple(its_values))
-        for one, its_values in zip(ids, values, strict=True)
+        Completion(tuple(one), tuple(its_values), its_cached)
+        for one, its_values, its_cached in zip(ids, values, cached, strict=True)
     ]

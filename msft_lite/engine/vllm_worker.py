@@ -204,7 +204,7 @@ class _Engine:
         chosen = [output.outputs[0] for output in outputs]
         answer: dict[str, object] = {
             "ids": [list(one.token_ids) for one in chosen],
-            "cached_tokens": sum(output.num_cached_tokens or 0 for output in outputs),
+            "cached_tokens": [output.num_cached_tokens or 0 for output in outputs],
             "seconds": time.monotonic() - started,
         }
         if control["log_probabilities"]:

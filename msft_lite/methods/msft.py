@@ -35,7 +35,8 @@ class MsftOptions:
         drop_all_tied: every task that shares the earliest peak leaves, not only the first by name.
         max_stages: most roll-outs; None for the guard of twice the tasks plus 2.
         detector: ``peak`` takes any fall after the peak for over-fitting (the paper's);
-            ``significant`` asks for a fall that an exact one-sided McNemar test confirms (ours).
+            ``significant`` asks for a fall that an exact one-sided sign test over the rows
+            confirms (ours); where rows are right or wrong that is McNemar's test.
         alpha: level of that test.
     """
 
@@ -106,23 +107,23 @@ def confirmed(peak: Point, end: Point, task: str, options: MsftOptions) -> bool:
 
 
 def fall_probability(before: Score, after: Score) -> float:
-    """Returns the one-sided p-value of the exact McNemar test for a fall on the same rows.
+    """Returns the one-sided p-value of the exact paired sign test for a fall on the same rows.
 
-    The chance that, of the rows whose outcome changed, at least as many as observed turned from
-    right to wrong, were both directions equally likely. 1.0 where no row changed.
+    The chance that, of the rows whose worth changed, at least as many as observed lost some, were
+    both directions equally likely. By how much does not count. 1.0 where no row changed.
 
-    Source: exact conditional form of McNemar (1947): binomial with p = 1/2 over changed rows.
+    Source: Dixon and Mood (1946): binomial with p = 1/2 over the changed rows. Where rows are right
+    or wrong it is the exact conditional form of McNemar (1947).
     """
-    pairs = list(zip(before.outcomes, after.outcomes, strict=True))
-    lost, won = pairs.count(("1", "0")), pairs.count(("0", "1"))
-    changed = lost + won
+    pairs = list(zip(before.rows, after.rows, strict=True))
+    lost = sum(now < then for then, now in pairs)
+    changed = sum(now != then for then, now in pairs)
     return sum(comb(changed, k) for k in range(lost, changed + 1)) / 2**changed
 
 
 def reason(peak: Point, end: Point, task: str) -> str:
     """Returns the sentence that the ledger and the report show for a drop."""
-    best, last = peak.scores[task], end.scores[task]
     return (
-        f"best at mark {peak.mark} with {best.correct}/{best.total}, "
-        f"at the last mark {end.mark} {last.correct}/{last.total}"
+        f"best at mark {peak.mark} with {peak.scores[task].text}, "
+        f"at the last mark {end.mark} {end.scores[task].text}"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from jinja2 import TemplateError, TemplateSyntaxError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
@@ -28,6 +29,12 @@ from msft_lite.model.folder import (
     near,
     read_config,
 )
+from msft_lite.model.four_bit import (
+    DTYPES,
+    check_unquantised,
+    keep_weights_in_place,
+    quantisation,
+)
 from msft_lite.model.loss import check_head
 from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.model.weights import Kind, Weights
@@ -44,7 +51,6 @@ __all__ = [
     "trainable_parameters",
 ]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # All that transformers, safetensors and the hub's client raise for a model that cannot be used.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError)
 
@@ -73,7 +79,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """Returns the tokenizer; it has an end-of-text token, which pads where no other does.
 
     Raises:
-        ModelError: it cannot be read, or has no end-of-text token that the model knows.
+        ModelError: it or its chat template cannot be read, or it has no end-of-text token that the
+            model knows.
     """
     folder = local_folder(settings.name_or_path)
     if folder is not None:
@@ -97,6 +104,8 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= vocabulary:
         tokenizer.pad_token = tokenizer.eos_token
+    if settings.chat_template is not None:
+        _set_chat_template(tokenizer, settings.chat_template)
     return tokenizer
 
 
@@ -104,8 +113,8 @@ def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftM
     """Returns the model ready to train, on its device.
 
     Under full tuning every parameter is trainable in ``settings.dtype``. Under LoRA the base is
-    frozen in that dtype and the adapter is float32 (see `attach_adapter`). Loading neither reads
-    nor changes the state of any global random generator.
+    frozen in that dtype, or in 4 bits, and the adapter is float32 (see `attach_adapter`). Loading
+    neither reads nor changes the state of any global random generator.
 
     Args:
         settings: what to load and how to tune it.
@@ -117,10 +126,11 @@ def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftM
     _check_device(settings)
     base = _load_base(settings)
     check_head(base)
-    base.requires_grad_(True)
     model: PreTrainedModel | PeftModel = base
     if settings.tuning == "lora":
         model = attach_adapter(base, settings, seed=seed)
+    else:
+        base.requires_grad_(True)
     if settings.gradient_checkpointing:
         _checkpoint_layers(base, settings)
     return _placed(model, settings)
@@ -228,22 +238,30 @@ def _check_device(settings: ModelSettings) -> None:
 
 
 def _load_base(settings: ModelSettings) -> PreTrainedModel:
-    """Returns the whole causal language model in its dtype on the CPU, every weight from files."""
+    """Returns the whole causal language model in its dtype, every weight from files.
+
+    It is on the CPU, but in 4 bits on its device: there it is quantised, tensor by tensor.
+    """
+    quantised = quantisation(settings)
     folder = local_folder(settings.name_or_path)
     if folder is not None:
         check_folder(folder)
     source = str(folder or settings.name_or_path)
     try:
-        _check_causal(settings, _load_config(settings, source))
+        config = _load_config(settings, source)
+        _check_causal(settings, config)
+        check_unquantised(settings.name_or_path, config)
         # Some architectures draw numbers before the stored weights replace them.
         with torch.random.fork_rng(devices=[]):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=settings.revision,
-                dtype=_DTYPES[settings.dtype],
+                dtype=DTYPES[settings.dtype],
                 attn_implementation=settings.attn_implementation or "sdpa",
                 use_safetensors=True,
                 trust_remote_code=settings.trust_remote_code,
+                quantization_config=quantised,
+                device_map={"": settings.device} if quantised else None,
                 output_loading_info=True,
             )
     except _LOAD_ERRORS as error:
@@ -254,6 +272,8 @@ def _load_base(settings: ModelSettings) -> PreTrainedModel:
             f"model {settings.name_or_path!r}: its files lack {len(missing)} tensors, the first "
             f"is {missing[0]!r}; they would be random"
         )
+    if quantised:
+        keep_weights_in_place(model)
     return model
 
 
@@ -261,6 +281,23 @@ def _load_config(settings: ModelSettings, source: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(
         source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
     )
+
+
+def _set_chat_template(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    try:
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    except OSError as error:
+        raise ModelError(f"data.chat_template: {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"data.chat_template: {path}: not UTF-8 text, save it as such") from error
+    except TemplateSyntaxError as error:
+        where = f"{path}, line {error.lineno}"
+        raise ModelError(
+            f"data.chat_template: {where}: no Jinja template: {error.message}"
+        ) from error
+    except TemplateError:
+        return  # it is sound, and refuses one question alone; the rows are another matter
 
 
 def _check_causal(settings: ModelSettings, config: PretrainedConfig) -> None:

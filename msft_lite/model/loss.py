@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from msft_lite.data.task import Example, Span
 from msft_lite.errors import ModelError
 
 TokenIds = Sequence[int]
@@ -24,10 +26,10 @@ class Batch:
 
     Attributes:
         ids: int64 [B, T].
-        positions: int64 [N], places in the flattened [B * T] whose next token is an answer token;
-            rows in order.
+        positions: int64 [N], places in the flattened [B * T] whose next token carries loss; rows
+            in order.
         targets: int64 [N], those next tokens.
-        counts: answer tokens of each row; they add up to N.
+        counts: tokens of each row that carry loss; they add up to N.
     """
 
     ids: torch.Tensor
@@ -37,27 +39,53 @@ class Batch:
 
 
 def collate(
-    rows: Sequence[tuple[TokenIds, TokenIds]], *, pad_id: int, device: torch.device | str
+    rows: Sequence[tuple[TokenIds, TokenIds]],
+    *,
+    pad_id: int,
+    device: torch.device | str,
+    silent: Sequence[Sequence[Span]] = (),
 ) -> Batch:
-    """Returns the batch of (prompt, answer) pairs, each with at least one token."""
+    """Returns the batch of (prompt, answer) pairs, each with at least one token.
+
+    Args:
+        rows: token ids.
+        pad_id: fills rows up on the right.
+        device: of the batch's tensors.
+        silent: for each row the stretches of its answer without loss; all of every answer carries
+            loss where nothing is given.
+    """
     length = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids, positions, targets = [], [], []
+    ids, positions, targets, counts = [], [], [], []
     for number, (prompt, answer) in enumerate(rows):
         padding = length - len(prompt) - len(answer)
         ids.append([*prompt, *answer, *[pad_id] * padding])
         first = number * length + len(prompt) - 1
-        positions.extend(range(first, first + len(answer)))
-        targets.extend(answer)
+        spoken = _spoken(len(answer), silent[number] if silent else ())
+        positions.extend(first + place for place in spoken)
+        targets.extend(answer[place] for place in spoken)
+        counts.append(len(spoken))
     return Batch(
         ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
         targets=torch.tensor(targets, device=device),
-        counts=tuple(len(answer) for _, answer in rows),
+        counts=tuple(counts),
+    )
+
+
+def collate_examples(
+    examples: Sequence[Example], *, pad_id: int, device: torch.device | str
+) -> Batch:
+    """Returns the batch of ``examples``, with loss on what is not silent."""
+    return collate(
+        [(example.prompt, example.answer) for example in examples],
+        pad_id=pad_id,
+        device=device,
+        silent=[example.silent for example in examples],
     )
 
 
 def answer_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Returns the cross-entropy of every answer token, float32 [N], in natural units."""
+    """Returns the cross-entropy of every token that carries loss, float32 [N], in nats."""
     base = _base(model)
     hidden = _backbone(base)(input_ids=batch.ids, use_cache=False).last_hidden_state  # [B, T, D]
     picked = hidden.flatten(0, 1).index_select(0, batch.positions)  # [N, D]
@@ -66,7 +94,7 @@ def answer_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def row_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Returns each row's answer losses added up, float32 [B]."""
+    """Returns each row's losses added up, float32 [B]."""
     parts = answer_losses(model, batch).split(batch.counts)
     return torch.stack([part.sum() for part in parts])
 
@@ -89,15 +117,22 @@ def log_probabilities(
     Returns:
         One tuple a pair, as long as its continuation.
     """
+    with evaluating(model):
+        return [
+            values
+            for start in range(0, len(sequences), batch_rows)
+            for values in _log_probabilities(model, sequences[start : start + batch_rows])
+        ]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Puts the model in evaluation mode, records no gradient, and puts its mode back."""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return [
-                values
-                for start in range(0, len(sequences), batch_rows)
-                for values in _log_probabilities(model, sequences[start : start + batch_rows])
-            ]
+            yield
     finally:
         model.train(training)
 
@@ -129,6 +164,15 @@ def check_head(model: torch.nn.Module) -> None:
 def vocabulary_size(model: torch.nn.Module) -> int:
     """Returns how many token ids the model has a logit for."""
     return int(_base(model).config.get_text_config().vocab_size)
+
+
+def _spoken(length: int, silent: Sequence[Span]) -> list[int]:
+    """Returns the places of an answer of ``length`` tokens that are in no silent stretch."""
+    starts = [0, *(stop for _, stop in silent)]
+    stops = [*(start for start, _ in silent), length]
+    return [
+        place for start, stop in zip(starts, stops, strict=True) for place in range(start, stop)
+    ]
 
 
 def _log_probabilities(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Dtype = Literal["float32", "bfloat16"]
@@ -22,6 +23,8 @@ class ModelSettings:
         dtype: of the weights. Under LoRA that is the frozen base; the adapter is float32 always.
         device: where the model is trained; see `resolve_device`.
         tuning: ``lora`` trains a low-rank adapter over the frozen base, ``full`` every parameter.
+        load_in_4bit: hold the linear layers of the frozen base in 4 bits, see `four_bit`; they
+            compute in ``dtype``.
         lora_r: rank of the adapter.
         lora_alpha: the adapter's output is scaled by ``lora_alpha / lora_r``.
         lora_dropout: probability of a zero in the adapter's input while training.
@@ -30,6 +33,7 @@ class ModelSettings:
         attn_implementation: as transformers names it; None is ``sdpa``.
         gradient_checkpointing: recompute each layer's activations in the backward pass.
         trust_remote_code: run Python code that comes with the model.
+        chat_template: Jinja file that takes the place of the tokenizer's own template.
     """
 
     name_or_path: str
@@ -37,6 +41,7 @@ class ModelSettings:
     dtype: Dtype = "float32"
     device: Device = "cpu"
     tuning: Tuning = "lora"
+    load_in_4bit: bool = False
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
@@ -44,3 +49,4 @@ class ModelSettings:
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    chat_template: Path | None = None

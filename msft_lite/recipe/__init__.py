@@ -1,8 +1,9 @@
 """Recipes: the TOML file that describes a run, checked in full before anything is loaded.
 
-`load` reads a file and the changes from the command line and returns a `Recipe` in which every
-path is absolute and every default filled in, or raises one error that lists all problems. The
-keys stand in `models`, the wording of the problems in `problems`.
+`load` reads a file, those that it extends and the changes from the command line and returns a
+`Recipe` in which every path is absolute and every default filled in, or raises one error that lists
+all problems. The keys stand in `models`, their types in `keys`, what several tables must agree on
+in `rules`, the wording of the problems in `problems`.
 """
 
 from __future__ import annotations

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import tomli_w
 from pydantic import ValidationError
 
-from msft_lite.errors import RecipeError, did_you_mean
+from msft_lite.errors import RecipeError
+from msft_lite.recipe.files import DEFAULT_METHOD, EXTENDS, merged, read_files
+from msft_lite.recipe.keys import NAME_PATTERN
 from msft_lite.recipe.models import LORA_KEYS, EngineTable, MsftTable, Recipe, TaskTable
-from msft_lite.recipe.problems import Place, key_name, problem_lines, value_at
+from msft_lite.recipe.overrides import override
+from msft_lite.recipe.problems import Place, problem_lines, value_at
 
 LEARNING_RATE = {"lora": 2e-4, "full": 1e-5}
 # What may differ between two runs of the same results: places, and how the engine is kept going.
-# Files of rows and model folders are left out because their content has digests of its own.
+# Files of rows, chat templates and model folders are left out because their content has digests
+# of its own.
 NOT_DIGESTED = {
     "output_dir": True,
     "eval": {"at"},
     "engine": set(EngineTable.model_fields) - {"name"},
+    "data": {"dir", "cache_dir", "chat_template"},
     "tasks": {"__all__": {"path", "control_path", "report_path"}},
 }
+SOURCES = ("preset", "path", "dataset")  # of which a task has one
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the recipe at ``path`` with ``overrides`` applied.
+    """Returns the recipe at ``path``, over the files that it extends, with ``overrides`` applied.
 
-    Relative paths, those of overrides too, are relative to the recipe's folder; output_dir alone
-    is relative to the working folder.
+    Relative paths are relative to the folder of the file they stand in, those of overrides to the
+    recipe's; output_dir alone is relative to the working folder.
 
     Args:
         path: a TOML file.
@@ -42,13 +47,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: lists every problem found, with the key, its value and what is allowed.
     """
-    document = _read(path)
-    changed = [_override(document, text) for text in overrides]
+    files = read_files(path)
+    document = merged(files)
+    changed: list[Place] = []
+    for text in overrides:
+        _make_tables_of_tasks(document)
+        changed.append(override(document, text))
     _complete(document, path)
     try:
         return Recipe.model_validate(document, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        lines = problem_lines(error, document, changed)
+        lines = problem_lines(error, document, changed=changed, files=files)
     if len(lines) == 1:
         raise RecipeError(f"{path}: {lines[0]}")
     raise RecipeError("\n  ".join([f"{path}: {len(lines)} problems", *lines]))
@@ -71,6 +80,8 @@ def digest(recipe: Recipe) -> str:
     content = recipe.model_dump(mode="json", exclude=NOT_DIGESTED)
     if Path(recipe.model.name_or_path).is_absolute():
         del content["model"]["name_or_path"]
+    for table in (content["eval"], *content["tasks"]):
+        table["metric"] = _without_folder(table["metric"])
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -83,34 +94,27 @@ def dump_toml(recipe: Recipe) -> str:
             del document["model"][key]
     if isinstance(recipe.method, MsftTable) and recipe.method.detector == "peak":
         del document["method"]["alpha"]
-    tasks = [f"\n[[tasks]]\n{tomli_w.dumps(task)}" for task in document.pop("tasks")]
-    tables = tomli_w.dumps({key: value for key, value in document.items() if value != {}})
-    return tables + "".join(tasks)
+    return tomli_w.dumps({key: value for key, value in document.items() if value != {}})
 
 
 def json_schema() -> dict[str, Any]:
     """Returns the JSON schema of a recipe file, for editors."""
     schema = Recipe.model_json_schema()
-    # Defaults that depend on another key are filled in before the models see the document.
-    schema["required"] = ["model", "tasks"]
-    schema["$defs"]["TrainTable"].pop("required")
+    # Defaults that depend on another key are filled in before the models see the document, and so
+    # is what the files that it extends bring: no table is needed in any one file.
+    del schema["required"]
+    for table in ("ModelTable", "TrainTable", "TaskTable"):
+        del schema["$defs"][table]["required"]
     schema["$defs"]["SftTable"]["required"] = ["name"]
+    names = {"type": "string", "minLength": 1}
+    schema["properties"][EXTENDS] = {
+        "anyOf": [names, {"type": "array", "items": names}],
+        "description": "Recipe files that this one is laid over; their paths are relative to them.",
+    }
+    tasks = schema["properties"]["tasks"]
+    preset = {"type": "string", "pattern": NAME_PATTERN, "description": "Name of a preset."}
+    tasks["items"] = {"anyOf": [preset, tasks["items"]]}
     return schema
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; a recipe (TOML) is needed here") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot read the recipe: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start}); save it as such") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise RecipeError(f"{path}: not valid TOML: nested too deeply") from None
 
 
 def _complete(document: dict[str, Any], path: Path) -> None:
@@ -118,75 +122,37 @@ def _complete(document: dict[str, Any], path: Path) -> None:
     document.setdefault("output_dir", f"runs/{path.stem}")
     tuning = value_at(("model", "tuning"), document)
     rate = LEARNING_RATE["full" if tuning == "full" else "lora"]
-    for table, key, default in (("train", "learning_rate", rate), ("method", "name", "msft")):
+    defaults = (("train", "learning_rate", rate), ("method", "name", DEFAULT_METHOD))
+    for table, key, default in defaults:
         keys = document.setdefault(table, {})
         if isinstance(keys, dict):
             cast(dict[str, Any], keys).setdefault(key, default)
+    _make_tables_of_tasks(document)
+    tasks = document.get("tasks")
+    for task in cast(list[Any], tasks) if isinstance(tasks, list) else ():
+        if isinstance(task, dict):
+            _complete_task(cast(dict[str, Any], task))
 
 
-def _override(document: dict[str, Any], text: str) -> Place:
-    """Applies ``key.path=value`` to ``document`` and returns the place it changed."""
-    key, equals, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise RecipeError(
-            f"command line: {text!r} is not a change; write key.path=value, "
-            "such as train.learning_rate=2e-5"
-        )
-    table, place = _walk(document, parts)
-    last = place[-1]
-    if isinstance(last, int):
-        raise RecipeError(f"command line: {text!r} names a whole task; name one of its keys")
-    if value.strip():
-        table[last] = _value(value, text)
-    else:
-        table.pop(last, None)
-    return place
+def _make_tables_of_tasks(document: dict[str, Any]) -> None:
+    """Makes a table of every task that is given as a text: name and preset."""
+    tasks = document.get("tasks")
+    if isinstance(tasks, list):
+        given = cast(list[Any], tasks)
+        document["tasks"] = [
+            {"name": task, "preset": task} if isinstance(task, str) else task for task in given
+        ]
 
 
-def _walk(document: dict[str, Any], parts: Sequence[str]) -> tuple[dict[str, Any], Place]:
-    """Returns the table that holds the last of ``parts``, made if need be, and its place."""
-    table: Any = document
-    place: Place = ()
-    for part in parts[:-1]:
-        step = _step(table, part, place, document)
-        table = table[step] if isinstance(step, int) else table.setdefault(step, {})
-        place = (*place, step)
-    return table, (*place, _step(table, parts[-1], place, document))
+def _complete_task(task: dict[str, Any]) -> None:
+    """Takes the name from the preset, or the preset from the name of a task without a source."""
+    name, preset = task.get("name"), task.get("preset")
+    if name is None and isinstance(preset, str):
+        task["name"] = preset
+    elif isinstance(name, str) and name and not any(key in task for key in SOURCES):
+        task["preset"] = name
 
 
-def _step(table: Any, part: str, place: Place, document: Mapping[str, Any]) -> str | int:
-    """Returns the key or index that ``part`` means in ``table``, which lies at ``place``."""
-    if isinstance(table, dict):
-        return part
-    where = key_name(place, document)
-    if place != ("tasks",) or not isinstance(table, list):
-        raise RecipeError(f"command line: {where}.{part}: {where} is a value and has no keys")
-    tasks = cast(list[Any], table)
-    names = [_name(task) for task in tasks]
-    if part in names:
-        return names.index(part)
-    if part.isdigit() and int(part) < len(names) and isinstance(tasks[int(part)], dict):
-        return int(part)
-    raise RecipeError(
-        f"command line: tasks.{part}: no such task{did_you_mean(part, names)} "
-        f"(tasks here: {', '.join(names)})"
-    )
-
-
-def _name(task: Any) -> str:
-    return str(cast(dict[str, Any], task).get("name", "")) if isinstance(task, dict) else ""
-
-
-def _value(value: str, text: str) -> Any:
-    """Returns ``value`` read as TOML; what is no TOML and has no quotes or brackets is text."""
-    value = value.strip()
-    try:
-        parsed = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        if value.startswith(("[", "{", '"', "'")):
-            raise RecipeError(
-                f'command line: {text!r}: not a TOML value; write texts in quotes: ["a", "b"]'
-            ) from None
-        return value
-    return parsed["value"] if len(parsed) == 1 else value
+def _without_folder(metric: str | None) -> str | None:
+    """Returns ``file.py:name`` without the file's folder; its content has a digest of its own."""
+    return metric and metric.rpartition("/")[2]

@@ -7,111 +7,38 @@ what `msft-lite schema` prints.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from msft_lite.recipe.keys import (
+    NAME_PATTERN,
+    Count,
+    Fraction01,
+    MetricSource,
+    ModelSource,
+    Pattern,
+    Positive,
+    RecipePath,
+    Seconds,
+    Table,
+    Text,
+    WorkingPath,
+    problem,
+    target_modules,
 )
-from pydantic_core import PydanticCustomError
+from msft_lite.recipe.rules import conflicts
 
 LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
-KEY_PROBLEM = "key_problem"  # type of the errors below: `key` is appended to their location
+SPLIT_KEYS = ("split", "control_split", "report_split")
 LARGEST_SEED = 2**32 - 1  # what numpy's generators take too
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"  # task names become parts of file names
-
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Fraction01 = Annotated[float, Field(ge=0.0, lt=1.0)]
-Seconds = Annotated[float, Field(gt=0.0)]
-
-
-def problem(key: str, message: str) -> PydanticCustomError:
-    """Returns an error about ``key`` of the table at hand; '' for the table itself."""
-    return PydanticCustomError(KEY_PROBLEM, "{message}", {"key": key, "message": message})
-
-
-def absolute_path(value: Any, info: ValidationInfo) -> Any:
-    """Returns a path made absolute against the folder in the validation's context.
-
-    Links are kept as they are written: a virtual environment's interpreter and the files of a
-    download cache are links whose targets have other names.
-    """
-    if not isinstance(value, str | Path):
-        return value
-    if not str(value) or "\0" in str(value):
-        raise problem("", "a path is needed")
-    folder = info.context["folder"] if info.context else Path.cwd()
-    path: Path = folder / home_expanded(value)
-    # Only the file system can tell where ".." leads: it may follow a link.
-    return path.parent.resolve() / path.name if ".." in path.parent.parts else path
-
-
-def working_path(value: Any) -> Any:
-    """Returns a path made absolute against the working folder, whatever holds the recipe."""
-    if not isinstance(value, str | Path):
-        return value
-    if not str(value) or "\0" in str(value):
-        raise problem("", "a path is needed")
-    return (Path.cwd() / home_expanded(value)).resolve()
-
-
-def home_expanded(value: str | Path) -> Path:
-    """Returns ``value`` with a leading ``~`` replaced by the home folder."""
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:  # no such user
-        return Path(value)
-
-
-def model_source(value: str, info: ValidationInfo) -> str:
-    """Returns an absolute folder, or a hub name such as ``Qwen/Qwen2.5-0.5B`` unchanged."""
-    folder = Path(absolute_path(value, info))
-    if value.startswith((".", "/", "~")) or folder.is_dir():
-        return str(folder)
-    if value.count("/") > 1 or "\\" in value or " " in value:
-        raise problem("", f"no folder {folder}; a model on the hub is named as owner/name")
-    return value
-
-
-def target_modules(value: Any) -> Any:
-    """Returns "all-linear" or a tuple of module names."""
-    if isinstance(value, list | tuple):
-        names = tuple(cast(list[Any] | tuple[Any, ...], value))
-        if names and all(isinstance(name, str) and name for name in names):
-            return names
-    elif value == "all-linear":
-        return value
-    raise problem("", 'needed is "all-linear" or a list of names such as ["q_proj", "v_proj"]')
-
-
-RecipePath = Annotated[Path, BeforeValidator(absolute_path)]
-
-
-class Table(BaseModel):
-    """A strict table: no unknown keys, no conversions between types, no infinities."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
 
 
 class ModelTable(Table):
     """[model]: what is tuned and how."""
 
-    name_or_path: Annotated[str, Field(min_length=1), AfterValidator(model_source)]
+    name_or_path: ModelSource
     """Folder of the base model, or its name on the hub."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
@@ -121,6 +48,8 @@ class ModelTable(Table):
     """auto: the GPU if there is one."""
     tuning: Literal["lora", "full"] = "lora"
     """lora trains an adapter, full trains every weight."""
+    load_in_4bit: bool = False
+    """Hold the frozen base in 4 bits (NF4, double quantised); for lora and the torch engine."""
     lora_r: Positive = 16
     """Rank of the adapter."""
     lora_alpha: Positive = 32
@@ -143,6 +72,10 @@ class ModelTable(Table):
         explicit = [key for key in LORA_KEYS if key in self.model_fields_set]
         if self.tuning == "full" and explicit:
             raise problem(explicit[0], 'has no effect with tuning = "full"; take it out')
+        if self.tuning == "full" and self.load_in_4bit:
+            raise problem(
+                "load_in_4bit", 'weights of 4 bits cannot be trained; set tuning = "lora"'
+            )
         return self
 
 
@@ -194,6 +127,8 @@ class MsftTable(Table):
     """peak: any fall counts as over-fitting; significant: only one that a paired test confirms."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Level of that test."""
+    signal: Literal["metric", "loss"] = "metric"
+    """What steers: the tasks' metric, or the loss on the control rows, which is less coarse."""
 
     @model_validator(mode="after")
     def _alpha_belongs_to_the_test(self) -> MsftTable:
@@ -209,6 +144,8 @@ class SftTable(Table):
     """Train once on everything."""
     epochs: Positive = 10
     """Length of the run."""
+    signal: Literal["metric", "loss"] = "metric"
+    """What picks the checkpoint: the tasks' metric, or the loss on the control rows."""
 
 
 class EvalTable(Table):
@@ -218,12 +155,18 @@ class EvalTable(Table):
     """Score while training goes on, or all at once at the end of each stage. Same scores."""
     marks_per_epoch: Positive = 4
     """Times an epoch is scored, at equal distances."""
-    num_fewshot: Count = 0
-    """Solved training rows put before each question."""
+    steer_on: Literal["control", "report"] = "control"
+    """report: steer by the reported rows, as the paper does; its scores are then too good."""
+    metric: MetricSource = "accuracy"
+    """accuracy, f1, loss, or a function of one's own: package.module:name or file.py:name."""
+    num_fewshot: Count | None = None
+    """Solved rows put before each question; left out: 5 for a preset, 0 for own rows."""
+    fewshot_source: Literal["fixed", "train"] = "fixed"
+    """fixed: the preset's own shots, training rows where there are none; train: training rows."""
     max_prompt_length: Positive = 700
-    """Most tokens of a question with its shots; what is longer is cut."""
-    max_new_tokens: Positive = 512
-    """Most tokens of an answer."""
+    """Most tokens of a question with its shots: shots are left out first, then it is cut."""
+    max_new_tokens: Positive | None = None
+    """Most tokens of an answer; left out: what the preset needs, 512 for own rows."""
 
 
 class EngineTable(Table):
@@ -252,8 +195,20 @@ class EngineTable(Table):
 
 
 class DataTable(Table):
-    """[data]: how many rows of every task are used; a task's own keys come first."""
+    """[data]: where rows come from and how many are used; a task's own keys come first."""
 
+    dir: RecipePath | None = None
+    """Folder with the presets' rows, <task>.<split>.jsonl; left out: they come from the hub."""
+    cache_dir: RecipePath | None = None
+    """Folder of tokenised rows, safe to delete; left out: ~/.cache/msft_lite."""
+    on_too_long: Literal["truncate", "drop"] = "truncate"
+    """Training rows over train.max_length: cut from the prompt's left, or leave out. Counted."""
+    on_overlap: Literal["drop", "refuse"] = "drop"
+    """Training rows that repeat held-out ones: leave out and count, or stop."""
+    apply_chat_template: bool = False
+    """Put rows of prompt and answer into the model's chat template; chats always are."""
+    chat_template: RecipePath | None = None
+    """Jinja file of a chat template, used in place of the tokenizer's own where it has one."""
     train_samples: Positive | None = None
     """Rows to train on; left out: all."""
     control_samples: Positive | None = None
@@ -263,23 +218,25 @@ class DataTable(Table):
 
 
 class TaskTable(Table):
-    """[[tasks]]: one sub-dataset, from local files or from a dataset on the hub."""
+    """[[tasks]]: one sub-dataset: a preset, local files, or a dataset on the hub."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
-    """How ledger and report call it."""
+    """How ledger and report call it; left out: the preset's name."""
+    preset: Text | None = None
+    """A benchmark that `msft-lite tasks` lists; left out without path and dataset: the name."""
     path: RecipePath | None = None
-    """JSON-lines file of training rows."""
-    dataset: Annotated[str, Field(min_length=1)] | None = None
+    """Training rows: .jsonl, .json, .csv, .tsv, .parquet, or a folder saved by datasets."""
+    dataset: Text | None = None
     """owner/name, or owner/name:configuration, of a dataset on the hub; goes with `split`."""
-    split: Annotated[str, Field(min_length=1)] | None = None
+    split: Text | None = None
     """Its split to train on."""
     control_path: RecipePath | None = None
     """File of control rows; left out: carved from the training rows."""
-    control_split: Annotated[str, Field(min_length=1)] | None = None
+    control_split: Text | None = None
     """Split of control rows; left out: carved from the training rows."""
     report_path: RecipePath | None = None
     """File of report rows; left out: carved from the training rows."""
-    report_split: Annotated[str, Field(min_length=1)] | None = None
+    report_split: Text | None = None
     """Split of report rows; left out: carved from the training rows."""
     train_samples: Positive | None = None
     """In place of data.train_samples."""
@@ -287,8 +244,16 @@ class TaskTable(Table):
     """In place of data.control_samples."""
     report_samples: Positive | None = None
     """In place of data.report_samples."""
-    grade: Literal["exact", "marked"] = "marked"
-    """marked: what follows #### is the answer; exact: the whole text is."""
+    columns: dict[str, str] | None = None
+    """What own rows call a column: { question = "stem", answer = "key" }."""
+    split_by: Text | None = None
+    """Column whose values divide this task into one task each, such as "subject"."""
+    grade: Literal["marked", "exact", "number", "choice", "yes_no", "regex"] | None = None
+    """Which part of an answer counts; left out: the preset's, "marked" (after ####) elsewhere."""
+    grade_pattern: Pattern | None = None
+    """Regular expression of grade = "regex": its first group, or all of its match, counts."""
+    metric: MetricSource | None = None
+    """In place of eval.metric."""
     max_new_tokens: Positive | None = None
     """In place of eval.max_new_tokens."""
     num_fewshot: Count | None = None
@@ -296,36 +261,43 @@ class TaskTable(Table):
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskTable:
-        if self.path is None and self.dataset is None:
-            raise problem("", "needs path (a file of rows), or dataset and split")
-        if self.path is not None and self.dataset is not None:
-            raise problem("dataset", "a task has a path or a dataset, not both; take one out")
-        if self.dataset is not None and self.split is None:
+        given = [k for k in ("preset", "path", "dataset") if getattr(self, k) is not None]
+        if not given:
+            raise problem("", "needs a preset, or path (a file of rows), or dataset and split")
+        if len(given) > 1:
+            raise problem(
+                given[1], f"a task has a {given[0]} or a {given[1]}, not both; take one out"
+            )
+        if given == ["preset"]:
+            why = "a preset knows its own columns and splits; own rows are named in path"
+            self._refuse(("columns", "control_path", "report_path", *SPLIT_KEYS), why)
+        if given == ["path"]:
+            self._refuse(SPLIT_KEYS, "goes with dataset, not with path; take it out")
+        if given == ["dataset"] and self.split is None:
             raise problem("split", 'is needed with dataset, such as split = "train"')
-        self._no_splits_of_files()
-        self._one_of(self.control_path, self.control_split, "control")
-        self._one_of(self.report_path, self.report_split, "report")
         return self
 
-    def _no_splits_of_files(self) -> None:
-        splits = {
-            "split": self.split,
-            "control_split": self.control_split,
-            "report_split": self.report_split,
-        }
-        for key, value in splits.items():
-            if self.dataset is None and value is not None:
-                raise problem(key, "goes with dataset, not with path; take it out")
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> TaskTable:
+        for kind in ("control", "report"):
+            if getattr(self, f"{kind}_path") is not None:
+                self._refuse((f"{kind}_split",), f"{kind}_path is there too; take one out")
+        if self.grade != "regex":
+            self._refuse(("grade_pattern",), 'has no effect without grade = "regex"')
+        elif self.grade_pattern is None:
+            raise problem("grade_pattern", 'is needed with grade = "regex"')
+        return self
 
-    def _one_of(self, path: Path | None, split: str | None, kind: str) -> None:
-        if path is not None and split is not None:
-            raise problem(f"{kind}_split", f"{kind}_path is there too; take one out")
+    def _refuse(self, keys: Iterable[str], why: str) -> None:
+        for key in keys:
+            if getattr(self, key) is not None:
+                raise problem(key, why)
 
 
 class Recipe(Table):
     """A whole run, resolved: every path absolute, every default filled in."""
 
-    output_dir: Annotated[Path, BeforeValidator(working_path)]
+    output_dir: WorkingPath
     """Folder of the run, relative to the working folder. Left out: runs/<name of the recipe>."""
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 20
     """Orders the rows and draws the adapter. Splits are carved by a seed of their own."""
@@ -350,3 +322,9 @@ class Recipe(Table):
                     f"tasks.{earlier} is called {tasks[earlier].name!r} already; names must differ",
                 )
         return tasks
+
+    @model_validator(mode="after")
+    def _tables_fit_together(self) -> Recipe:
+        for key, message in conflicts(self):
+            raise problem(key, message)
+        return self

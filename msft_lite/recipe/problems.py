@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel, ValidationError
 
 from msft_lite.errors import did_you_mean
 from msft_lite.recipe import models
+from msft_lite.recipe.files import EXTENDS, SourceFile
+from msft_lite.recipe.keys import KEY_PROBLEM, NAME_PATTERN
 
 Place: TypeAlias = tuple[str | int, ...]  # of a key: ("tasks", 0, "name")
 Document: TypeAlias = Mapping[str, Any]
@@ -27,6 +29,7 @@ METHOD_TABLES: Mapping[str, type[BaseModel]] = {
     "msft": models.MsftTable,
     "sft": models.SftTable,
 }
+NO_TASK = 'needed is a list of presets such as ["gsm8k"], or at least one [[tasks]] table'
 NEEDED = {
     "int_type": "a whole number is needed",
     "float_type": "a number is needed",
@@ -34,13 +37,14 @@ NEEDED = {
     "bool_type": "true or false is needed",
     "model_type": "a table of keys is needed",
     "model_attributes_type": "a table of keys is needed",
-    "tuple_type": "a list of tables is needed, each headed [[tasks]]",
+    "tuple_type": "a list is needed: names of presets, or tables each headed [[tasks]]",
+    "dict_type": 'a table of texts is needed, such as { question = "stem" }',
     "is_instance_of": "a path in quotes is needed",
     "finite_number": "a finite number is needed",
     "int_parsing_size": "the number is too large",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must be letters, digits, - and _, starting with a letter or digit",
-    "too_short": "at least one [[tasks]] table is needed",
+    "too_short": NO_TASK,
 }
 LIMITS = {
     "greater_than": ("gt", "must be greater than"),
@@ -52,7 +56,11 @@ LIMITS = {
 
 
 def problem_lines(
-    error: ValidationError, document: Document, changed: Collection[Place]
+    error: ValidationError,
+    document: Document,
+    *,
+    changed: Collection[Place],
+    files: Sequence[SourceFile],
 ) -> list[str]:
     """Returns one line for every problem.
 
@@ -60,6 +68,7 @@ def problem_lines(
         error: what pydantic found.
         document: the document it looked at, overrides applied.
         changed: places that an override on the command line has set.
+        files: what the document was made of; the last is the recipe itself.
     """
     lines: list[str] = []
     for found in error.errors(include_url=False):
@@ -67,7 +76,7 @@ def problem_lines(
         if found["type"] == "too_short" and value_at(place, document):
             continue  # tasks with problems of their own do not count as tasks
         was_changed = any(other[: len(place)] == place for other in changed)
-        origin = " (from the command line)" if was_changed else ""
+        origin = " (from the command line)" if was_changed else _origin(place, files)
         shown = _shown(found, place, document)
         text = _text(found, place, document)
         lines.append(f"{key_name(place, document)}{shown}{origin}: {text}")
@@ -80,7 +89,7 @@ def key_name(place: Place, document: Document) -> str:
     for index, part in enumerate(place):
         if isinstance(part, int) and place[:index] == ("tasks",) and place[2:] != ("name",):
             name = value_at((*place[:2], "name"), document)
-            is_name = isinstance(name, str) and re.match(models.NAME_PATTERN, name)
+            is_name = isinstance(name, str) and re.match(NAME_PATTERN, name)
             names.append(name if is_name else str(part))
         else:
             names.append(str(part))
@@ -103,7 +112,7 @@ def value_at(place: Place, document: Any) -> Any:
 def known_keys(place: Place, document: Document) -> tuple[str, ...]:
     """Returns the keys of the table that ``place`` lies in."""
     if len(place) == 1:
-        return tuple(models.Recipe.model_fields)
+        return (EXTENDS, *models.Recipe.model_fields)
     if place[0] == "method":
         return tuple(METHOD_TABLES[document["method"]["name"]].model_fields)
     return tuple(TABLES[str(place[0])].model_fields)
@@ -119,11 +128,19 @@ def _place(found: Mapping[str, Any]) -> Place:
     return (*place, *(int(key) if key.isdigit() else key for key in keys))
 
 
+def _origin(place: Place, files: Sequence[SourceFile]) -> str:
+    """Returns the file that brought the value at ``place``, if it is not the recipe itself."""
+    # Tasks are numbered in the one file that brings them all, where a name may stand for a table.
+    part = place[:1] if place[0] == "tasks" else place
+    holders = [file.path for file in files if value_at(part, file.content) is not None]
+    return f" (in {holders[-1]})" if holders and holders[-1] != files[-1].path else ""
+
+
 def _shown(found: Mapping[str, Any], place: Place, document: Document) -> str:
     if found["type"] == "missing":
         return ""
     value = value_at(place, document)
-    is_list_at_fault = isinstance(value, list) and found["type"] == models.KEY_PROBLEM
+    is_list_at_fault = isinstance(value, list) and found["type"] == KEY_PROBLEM
     if value is None or (isinstance(value, dict | list) and not is_list_at_fault):
         return ""
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -157,9 +174,11 @@ def _not_among(value: Any, expected: str) -> str:
 
 def _missing(place: Place) -> str:
     if place == ("tasks",):
-        return "is missing; at least one [[tasks]] table is needed"
+        return f"is missing; {NO_TASK}"
     if place == ("model",):
         return "is missing; a [model] table with name_or_path is needed"
+    if place[0] == "tasks" and place[-1] == "name":
+        return "is missing; a task needs a name, or a preset to take it from"
     return "is missing"
 
 
@@ -181,7 +200,7 @@ def _elsewhere(key: str, place: Place, document: Document) -> str:
             if key in table.model_fields:
                 own = document["method"]["name"]
                 return f"it is an option of method {name!r}, not of {own!r}; take it out"
-    if key in models.Recipe.model_fields:
+    if key in (EXTENDS, *models.Recipe.model_fields):
         return f"{key!r} belongs at the top of the file, before the first [table]"
     for name, table in {**TABLES, "method": METHOD_TABLES["msft"]}.items():
         if key in table.model_fields and name != "tasks":

@@ -96,8 +96,8 @@ class Fields:
 
         Args:
             tasks: names that both objects must hold, and no others.
-            counts: key path of the object of ``[correct, total]``.
-            outcomes: key path of the object of outcome texts.
+            counts: key path of the object of ``[sum, rows]``.
+            outcomes: key path of the object of what every row is worth.
         """
         counted, texts = self._descend(counts), self._descend(outcomes)
         for group in (counted, texts):
@@ -134,12 +134,22 @@ def _is_whole(value: object) -> bool:
 
 
 def _score(task: str, counted: Fields, texts: Fields) -> Score:
-    score = Score(texts.text(task))
-    if not score.outcomes or set(score.outcomes) - {"0", "1"}:
-        raise texts.damaged(f"{texts.prefix}{task} is not a text of 0s and 1s")
-    if counted.wholes(task) != (score.correct, score.total):
+    score = _rows(task, texts)
+    said = [sum(score.rows), score.total]
+    if counted.values[task] != said:
         raise counted.damaged(
-            f"{counted.prefix}{task} = {counted.values[task]} but the outcomes say "
-            f"[{score.correct}, {score.total}]"
+            f"{counted.prefix}{task} = {counted.values[task]} but the outcomes say {said}"
         )
     return score
+
+
+def _rows(task: str, texts: Fields) -> Score:
+    """Returns the score of a text of 0s and 1s, or of a list of millionths."""
+    value = texts.values[task]
+    if isinstance(value, str) and value and not set(value) - {"0", "1"}:
+        return Score(value)
+    if isinstance(value, list) and value:
+        worth = cast("list[object]", value)
+        if all(isinstance(row, int) and not isinstance(row, bool) for row in worth):
+            return Score(worth=tuple(cast("list[int]", worth)))
+    raise texts.damaged(f"{texts.prefix}{task} is neither a text of 0s and 1s nor a list of wholes")

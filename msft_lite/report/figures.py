@@ -12,7 +12,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msft_lite.report.intervals import Estimate, mean_wilson, wilson
+from msft_lite.report.intervals import Estimate, estimate_of, mean_estimate
+from msft_lite.report.scale import F1, LOSS, OWN, PERCENT, Scale, scale_of
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.wording import visible
 
@@ -25,6 +26,12 @@ _BLUE, _VERMILLION, _GREEN, _BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
 _ROLLED_BACK, _BOUNDARY, _GRID = "#E3E3E3", "#8A8A8A", "#D0D0D0"
 _PANEL_INCHES = (4.4, 2.9)
 _MOST_COLUMNS = 3
+_UNITS = {
+    PERCENT: "correct, %",
+    F1: "F1",
+    LOSS: "loss in nats, lower is better",
+    OWN: "score",
+}
 
 Draw = Callable[["Axes"], None]
 
@@ -44,12 +51,14 @@ class Curve:
 
     Attributes:
         value: the value at a mark with its interval, None where there is none.
+        scale: how values are drawn.
         is_trained: whether the curve's task was in the roll-out's mixture.
         dropped_in: roll-out after which the task left, 0 for none.
         peak_mark: the mark of that roll-out which was its peak.
     """
 
     value: Callable[[Mark], Estimate | None]
+    scale: Scale
     is_trained: Callable[[RolloutStory], bool]
     dropped_in: int = 0
     peak_mark: int = 0
@@ -65,8 +74,13 @@ def write_figures(story: Story, folder: Path) -> tuple[Path, ...]:
         return ()
     folder.mkdir(parents=True, exist_ok=True)
     method, split = visible(story.setting.method), story.setting.steer_on
+    steered = " (these reported rows steered the run)" if split == "report" else ""
     pages = [
-        ("scores.png", f"{method}: score at every mark, {split} split", _score_panels(story)),
+        (
+            "scores.png",
+            f"{method}: score at every mark, {split} split{steered}",
+            _score_panels(story),
+        ),
         ("loss.png", f"{method}: training loss since the mark before", _loss_panels(story)),
     ]
     drawn = [(folder / name, title, panels) for name, title, panels in pages if panels]
@@ -79,22 +93,25 @@ def _score_panels(story: Story) -> list[Panel]:
     panels = [_score_panel(story, task) for task in story.names]
     if len(panels) == 1:
         return panels
-    mean = Curve(lambda mark: mean_wilson(mark.scores), lambda _rollout: True)
+    scale = scale_of(story.setting.steering_metrics().values())
+    mean = Curve(lambda mark: mean_estimate(mark.scores), scale, lambda _rollout: True)
     title = "mean over all tasks"
-    return [Panel(title, "correct, %", lambda axes: _draw_scores(axes, story, mean)), *panels]
+    return [Panel(title, _UNITS[scale], lambda axes: _draw_scores(axes, story, mean)), *panels]
 
 
 def _score_panel(story: Story, task: str) -> Panel:
     standing = story.standing(task)
+    scale = scale_of([story.setting.steering_metrics()[task]])
     curve = Curve(
-        lambda mark: wilson(mark.scores[task]),
+        lambda mark: estimate_of(mark.scores[task]),
+        scale,
         lambda rollout: task in rollout.tasks,
         standing.n,
         standing.mark,
     )
     after = f" after roll-out {standing.n}" if standing.word == "dropped" else ""
     title = f"{visible(task)}: {standing.word}{after}"
-    return Panel(title, "correct, %", lambda axes: _draw_scores(axes, story, curve))
+    return Panel(title, _UNITS[scale], lambda axes: _draw_scores(axes, story, curve))
 
 
 def _loss_panels(story: Story) -> list[Panel]:
@@ -111,7 +128,7 @@ def _loss_panel(story: Story, task: str) -> Panel:
         loss = mark.train_loss.get(task)
         return None if loss is None else Estimate(loss, loss, loss)
 
-    curve = Curve(value, lambda rollout: task in rollout.tasks, story.standing(task).n)
+    curve = Curve(value, OWN, lambda rollout: task in rollout.tasks, story.standing(task).n)
     unit = "loss, nats per token"
     return Panel(visible(task), unit, lambda axes: _draw_loss(axes, story, curve))
 
@@ -132,7 +149,7 @@ def _figure(story: Story, title: str, panels: Sequence[Panel]) -> Figure:
             axes.set_axis_off()
             continue
         _draw_panel(axes, story, panels[number])
-    _legend(figure, story, has_scores=any(p.unit.startswith("correct") for p in panels))
+    _legend(figure, story, has_scores=any(p.unit in _UNITS.values() for p in panels))
     return figure
 
 
@@ -174,30 +191,31 @@ def _draw_ground(axes: Axes, story: Story) -> None:
 
 
 def _draw_scores(axes: Axes, story: Story, curve: Curve) -> None:
-    # One scale for all panels, so that they can be compared; the rim keeps markers whole.
-    axes.set_ylim(-4, 104)
-    axes.set_yticks(range(0, 101, 25))
+    if curve.scale in (PERCENT, F1):
+        # One scale for all panels, so that they can be compared; the rim keeps markers whole.
+        axes.set_ylim(-4, 104)
+        axes.set_yticks(range(0, 101, 25))
     axes.grid(visible=True, axis="y", color=_GRID, lw=0.6, zorder=0.2)
     for rollout in story.rollouts:
-        _draw_stretch(axes, rollout, curve, percent=True)
+        _draw_stretch(axes, rollout, curve, has_interval=True)
     _draw_drop(axes, story, curve, has_peak=True)
     best = story.best
     if best is not None and (estimate := curve.value(best)) is not None:
         axes.plot(
-            _spent(best), 100 * estimate.value, marker="D", ms=7, mfc="none", mec=_GREEN, mew=1.8,
-            ls="none", zorder=6,
+            _spent(best), curve.scale.factor * estimate.value, marker="D", ms=7, mfc="none",
+            mec=_GREEN, mew=1.8, ls="none", zorder=6,
         )  # fmt: skip
 
 
 def _draw_loss(axes: Axes, story: Story, curve: Curve) -> None:
     for rollout in story.rollouts:
-        _draw_stretch(axes, rollout, curve, percent=False)
+        _draw_stretch(axes, rollout, curve, has_interval=False)
     _draw_drop(axes, story, curve, has_peak=False)
 
 
-def _draw_stretch(axes: Axes, rollout: RolloutStory, curve: Curve, *, percent: bool) -> None:
+def _draw_stretch(axes: Axes, rollout: RolloutStory, curve: Curve, *, has_interval: bool) -> None:
     """Draws the curve over one roll-out; across a roll-back there is no line."""
-    scale = 100 if percent else 1
+    scale = curve.scale.factor
     found = [(_spent(mark), e) for mark in rollout.marks if (e := curve.value(mark)) is not None]
     if not found:
         return
@@ -208,7 +226,7 @@ def _draw_stretch(axes: Axes, rollout: RolloutStory, curve: Curve, *, percent: b
         x, [scale * e.value for _, e in found], color=colour, ls=style, lw=1.4, marker=".", ms=4.5,
         zorder=4,
     )  # fmt: skip
-    if percent:
+    if has_interval:
         low, high = [scale * e.low for _, e in found], [scale * e.high for _, e in found]
         axes.fill_between(x, low, high, color=colour, alpha=0.13, lw=0, zorder=2)
 
@@ -221,8 +239,8 @@ def _draw_drop(axes: Axes, story: Story, curve: Curve, *, has_peak: bool) -> Non
     peak = curve.value(marks[curve.peak_mark]) if curve.peak_mark < len(marks) else None
     if has_peak and peak is not None:
         axes.plot(
-            _spent(marks[curve.peak_mark]), 100 * peak.value, marker="^", ms=8, color=_VERMILLION,
-            ls="none", zorder=5,
+            _spent(marks[curve.peak_mark]), curve.scale.factor * peak.value, marker="^", ms=8,
+            color=_VERMILLION, ls="none", zorder=5,
         )  # fmt: skip
 
 

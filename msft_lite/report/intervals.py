@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
-from msft_lite.core import Score
+from msft_lite.core import MILLION, Score
 
 RESAMPLES = 2000
 _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
@@ -17,7 +17,7 @@ _Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value between 0 and 1 (a difference: between -1 and 1) and its 95 % interval."""
+    """A value and its 95 % interval; of an accuracy they lie between 0 and 1."""
 
     value: float
     low: float
@@ -38,17 +38,33 @@ def wilson(score: Score) -> Estimate:
     return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
-def mean_wilson(scores: Mapping[str, Score]) -> Estimate:
-    """Returns the mean accuracy over tasks, each counting alike, with its interval.
+def estimate_of(score: Score) -> Estimate:
+    """Returns the mean of ``score`` with its interval.
 
-    The tasks' Wilson intervals are combined by squaring and adding the distances to the value
+    Where rows are right or wrong it is Wilson's; where they are graded, 1.96 standard errors of
+    the mean to either side, which is nothing where all rows are worth the same.
+    """
+    if not score.is_graded:
+        return wilson(score)
+    value, total = float(score.value), score.total
+    squares = sum((row / MILLION - value) ** 2 for row in score.rows)
+    half = _Z * math.sqrt(squares / max(1, total - 1) / total)
+    return Estimate(value, value - half, value + half)
+
+
+def mean_estimate(scores: Mapping[str, Score]) -> Estimate:
+    """Returns the mean score over tasks, each counting alike, with its interval.
+
+    The tasks' intervals are combined by squaring and adding the distances to the value
     (R. G. Newcombe 1998, method 10, for a mean instead of a difference): unlike a bootstrap this
     does not shrink to nothing where every row is right.
     """
-    parts = [wilson(score) for score in scores.values()]
+    parts = [estimate_of(score) for score in scores.values()]
     value = sum(part.value for part in parts) / len(parts)
     below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
     above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
+    if any(score.is_graded for score in scores.values()):
+        return Estimate(value, value - below, value + above)
     return Estimate(value, max(0.0, value - below), min(1.0, value + above))
 
 
@@ -64,9 +80,7 @@ def task_differences(
     draws = {
         task: _resampled(before[task], after[task], Random(f"{seed}/{task}")) for task in before
     }
-    values = {
-        task: (after[task].correct - before[task].correct) / after[task].total for task in before
-    }
+    values = {task: float(after[task].value - before[task].value) for task in before}
     means = [sum(column) / len(draws) for column in zip(*draws.values(), strict=True)]
     per_task = {task: _estimate(values[task], draws[task]) for task in before}
     return per_task, _estimate(sum(values.values()) / len(values), means)
@@ -77,8 +91,10 @@ def _resampled(before: Score, after: Score, random: Random) -> list[float]:
 
     A resample of n rows is a draw from the multinomial of won, lost and unchanged rows, so it is
     drawn as such: changed rows first, won ones among them. That is the same distribution as
-    picking n rows, at a cost that does not grow with n times 2,000.
+    picking n rows, at a cost that does not grow with n times 2,000. Graded rows are picked.
     """
+    if before.is_graded:
+        return _picked(before, after, random)
     pairs = list(zip(before.outcomes, after.outcomes, strict=True))
     won, lost = pairs.count(("0", "1")), pairs.count(("1", "0"))
     if won + lost == 0:
@@ -93,6 +109,11 @@ def _resampled(before: Score, after: Score, random: Random) -> list[float]:
         gained = _draw(won_rows[changed], random)
         draws.append((2 * gained - changed) / len(pairs))
     return draws
+
+
+def _picked(before: Score, after: Score, random: Random) -> list[float]:
+    changes = [(b - a) / MILLION for a, b in zip(before.rows, after.rows, strict=True)]
+    return [sum(random.choices(changes, k=len(changes))) / len(changes) for _ in range(RESAMPLES)]
 
 
 def _binomial(trials: int, chance: float) -> list[float]:

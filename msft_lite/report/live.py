@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msft_lite.report.plain import PlainWatcher, drop_text, start_text
+from msft_lite.report.scale import scale_of
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.telling import advance
 from msft_lite.report.wording import duration, percent, short_place, standing_text, visible
@@ -225,7 +226,8 @@ def _decisions(story: Story) -> list[str]:
 def _table(story: Story, moment: Moment, *, room: int) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("Task", overflow="fold")
-    for name in ("Train loss", "Now %", "Best %"):
+    unit = scale_of(story.setting.steering_metrics().values()).unit
+    for name in ("Train loss", f"Now {unit}", f"Best {unit}"):
         table.add_column(name, justify="right")
     table.add_column("Best at")
     table.add_column("Status")
@@ -252,11 +254,12 @@ def _task_row(story: Story, task: str, now: Mark | None, moment: Moment) -> tupl
     recorded = now.train_loss.get(task) if now else None
     loss = moment.losses.get(task, recorded)
     style = "dim" if standing.word == "dropped" else ""
+    scale = scale_of([story.setting.steering_metrics()[task]])
     cells = (
         visible(task),
         "-" if loss is None else f"{loss:.3f}",
-        "-" if now is None else percent(float(now.scores[task].value)),
-        "-" if peak is None else percent(float(peak.scores[task].value)),
+        "-" if now is None else scale.text(float(now.scores[task].value)),
+        "-" if peak is None else scale.text(float(peak.scores[task].value)),
         short_place(peak),
         standing_text(standing),
     )
@@ -265,11 +268,12 @@ def _task_row(story: Story, task: str, now: Mark | None, moment: Moment) -> tupl
 
 def _mean_row(story: Story, now: Mark | None) -> tuple[Text, ...]:
     best = max(story.marks, key=lambda mark: mark.mean, default=None)
+    scale = scale_of(story.setting.steering_metrics().values())
     cells = (
         "mean",
         "",
-        "-" if now is None else percent(float(now.mean)),
-        "-" if best is None else percent(float(best.mean)),
+        "-" if now is None else scale.text(float(now.mean)),
+        "-" if best is None else scale.text(float(best.mean)),
         short_place(best),
         "",
     )

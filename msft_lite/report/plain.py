@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from msft_lite.core import Drop
+from msft_lite.report.scale import scale_of
 from msft_lite.report.story import Mark, RolloutStory, Story
 from msft_lite.report.tables import rolled_back_text
 from msft_lite.report.telling import advance
-from msft_lite.report.wording import counted, duration, percent, place, visible
+from msft_lite.report.wording import counted, duration, place, visible
 
 
 class PlainWatcher:
@@ -59,7 +60,7 @@ def line_of(story: Story, kind: str) -> str:
     if kind == "rollout":
         return rollout_line(story, rollout)
     if kind == "mark":
-        return mark_line(rollout, rollout.marks[-1])
+        return mark_line(story, rollout, rollout.marks[-1])
     return drop_text(story, rollout, rollout.drops[-1])
 
 
@@ -92,16 +93,22 @@ def start_text(story: Story, rollout: RolloutStory) -> str:
     return "the base" if mark is None or mark.path.steps == 0 else place(mark)
 
 
-def mark_line(rollout: RolloutStory, mark: Mark) -> str:
+def mark_line(story: Story, rollout: RolloutStory, mark: Mark) -> str:
     """Returns scores, losses and seconds of a mark."""
-    scores = ", ".join(f"{t} {percent(float(s.value))}" for t, s in mark.scores.items())
+    metrics = story.setting.steering_metrics()
+    whole = scale_of(metrics.values())
+    scores = ", ".join(
+        f"{task} {scale_of([metrics[task]]).text(float(score.value))}"
+        for task, score in mark.scores.items()
+    )
     losses = ", ".join(f"{task} {loss:.3f}" for task, loss in mark.train_loss.items())
     seconds = ", ".join(
         f"{kind} {duration(value)}" for kind, value in mark.seconds.items() if value
     )
     parts = [
         f"roll-out {mark.n}, mark {mark.k} of {len(rollout.steps)} (epoch "
-        f"{float(mark.path.epochs):g}): mean {percent(float(mark.mean))} % ({scores})",
+        f"{float(mark.path.epochs):g}): mean {whole.text(float(mark.mean))} {whole.unit} "
+        f"({scores})",
         f"loss {losses}" if losses else "",
         f"time {seconds}" if seconds else "",
     ]
@@ -122,8 +129,10 @@ def finish_line(story: Story) -> str:
         sum(float(score.value) for score in scores.values()) / len(scores)
         for scores in (story.finish.base, story.finish.best)
     )
+    scale = scale_of(story.setting.metrics.values())
+    steered = " (it steered the run)" if story.setting.steer_on == "report" else ""
     note = f"; {story.finish.note}" if story.finish.note else ""
     return (
-        f"finished: returned {place(story.best)}; report split: mean {percent(best)} %, "
-        f"base {percent(base)} %{note}"
+        f"finished: returned {place(story.best)}; report split{steered}: mean "
+        f"{scale.text(best)} {scale.unit}, base {scale.text(base)} {scale.unit}{note}"
     )

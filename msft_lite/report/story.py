@@ -25,6 +25,9 @@ class Setting:
     """What the start row says about the run.
 
     Attributes:
+        signal: ``loss`` where the loss on those rows chose, ``metric`` otherwise.
+        metrics: name of each task's metric.
+        domains: what each task belongs to; of tasks of one's own it is empty.
         steer_on: the split that peaks, drops and the returned point were chosen on; where it is
             ``report`` the reported scores are of the rows that chose them.
         facts: everything else of the row (device, engine, versions and so on), as written.
@@ -34,7 +37,14 @@ class Setting:
     seed: int
     marks_per_epoch: int
     steer_on: str
+    signal: str
+    metrics: Mapping[str, str]
+    domains: Mapping[str, str]
     facts: Mapping[str, object]
+
+    def steering_metrics(self) -> Mapping[str, str]:
+        """Returns what the scores along the run are in, per task."""
+        return dict.fromkeys(self.metrics, "loss") if self.signal == "loss" else self.metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,8 @@ class Mark:
         scores: score of every task, dropped ones too, on the rows that steer.
         train_loss: mean loss per answer token since the mark before, of active tasks.
         trained_tokens: since the mark before; so are generated_tokens and seconds.
+        prompt_tokens: of the questions asked at this mark.
+        cached_tokens: those of them that the engine's prefix cache served.
     """
 
     n: int
@@ -70,6 +82,8 @@ class Mark:
     train_loss: Mapping[str, float]
     trained_tokens: int
     generated_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
     seconds: Mapping[str, float]
     peak_bytes: int
 
@@ -145,6 +159,8 @@ class Totals:
     rolled_back_steps: int
     trained_tokens: int
     generated_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
     evaluations: int
     peak_bytes: int
     seconds: Mapping[str, float]
@@ -241,6 +257,8 @@ class Story:
             ),
             trained_tokens=sum(mark.trained_tokens for mark in marks),
             generated_tokens=sum(mark.generated_tokens for mark in marks),
+            prompt_tokens=sum(mark.prompt_tokens for mark in marks),
+            cached_tokens=sum(mark.cached_tokens for mark in marks),
             evaluations=len({mark.snapshot for mark in marks}),
             peak_bytes=max((mark.peak_bytes for mark in marks), default=0),
             seconds=seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from msft_lite.core import Score
-from msft_lite.report.intervals import Estimate, mean_wilson, task_differences, wilson
+from msft_lite.report.intervals import Estimate, estimate_of, mean_estimate, task_differences
 from msft_lite.report.story import Mark, RolloutStory, Story
 
 FORMAT = 1
@@ -14,7 +14,8 @@ FORMAT = 1
 def summary(story: Story) -> dict[str, object]:
     """Returns the content of summary.json.
 
-    Accuracies and differences are shares of 1. Everything outside ``seconds`` and ``peak_bytes``
+    Accuracies and differences are shares of 1, a loss is negative, so that more is always better.
+    Everything outside ``seconds``, ``cached_tokens`` and ``peak_bytes``
     is the same for two runs with the same rows.
     """
     totals = story.totals()
@@ -25,6 +26,9 @@ def summary(story: Story) -> dict[str, object]:
         "method": story.setting.method,
         "seed": story.setting.seed,
         "steer_on": story.setting.steer_on,
+        "signal": story.setting.signal,
+        "metric": dict(story.setting.metrics),
+        "domain": dict(story.setting.domains),
         "marks_per_epoch": story.setting.marks_per_epoch,
         "facts": dict(story.setting.facts),
         "best": _place(story.best),
@@ -39,8 +43,10 @@ def summary(story: Story) -> dict[str, object]:
             "rolled_back_steps": totals.rolled_back_steps,
             "trained_tokens": totals.trained_tokens,
             "generated_tokens": totals.generated_tokens,
+            "prompt_tokens": totals.prompt_tokens,
             "evaluations": totals.evaluations,
         },
+        "cached_tokens": totals.cached_tokens,
         "peak_bytes": totals.peak_bytes,
         "seconds": {kind: round(value, 3) for kind, value in sorted(totals.seconds.items())},
     }
@@ -68,8 +74,8 @@ def _report(story: Story) -> dict[str, object] | None:
     per_task, mean = task_differences(base, best, seed=story.setting.seed)
     return {
         "mean": {
-            "base": _numbers(mean_wilson(base)),
-            "best": _numbers(mean_wilson(best)),
+            "base": _numbers(mean_estimate(base)),
+            "best": _numbers(mean_estimate(best)),
             "difference": _numbers(mean),
         },
         "tasks": {
@@ -105,7 +111,7 @@ def _mark(mark: Mark, *, is_kept: bool) -> dict[str, object]:
     return {
         **_place_of(mark),
         "kept": is_kept,
-        "scores": {task: [score.correct, score.total] for task, score in mark.scores.items()},
+        "scores": {task: [sum(score.rows), score.total] for task, score in mark.scores.items()},
         "mean": round(float(mark.mean), 6),
         "train_loss": dict(mark.train_loss),
     }
@@ -132,11 +138,12 @@ def _score(mark: Mark | None, task: str) -> dict[str, object] | None:
 
 
 def _score_of(score: Score) -> dict[str, object]:
-    return {"correct": score.correct, "total": score.total, **_numbers(wilson(score))}
+    counted = {} if score.is_graded else {"correct": score.correct}
+    return {**counted, "total": score.total, **_numbers(estimate_of(score))}
 
 
 def _mean(mark: Mark | None) -> Mapping[str, float] | None:
-    return None if mark is None else _numbers(mean_wilson(mark.scores))
+    return None if mark is None else _numbers(mean_estimate(mark.scores))
 
 
 def _numbers(estimate: Estimate) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
@@ -11,15 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from msft_lite.core import ROOT, Score
-from msft_lite.report.intervals import mean_wilson, task_differences, wilson
-from msft_lite.report.story import Mark, RolloutStory, Story, TaskRows
+from msft_lite.report.intervals import estimate_of, mean_estimate, task_differences
+from msft_lite.report.scale import Scale, scale_of
+from msft_lite.report.story import Mark, RolloutStory, Story, TaskRows, Totals
 from msft_lite.report.wording import (
     duration,
     markdown_text,
     percent,
-    percent_interval,
     place,
-    points_interval,
     short_place,
     size,
     standing_text,
@@ -73,31 +73,70 @@ def report_grid(story: Story) -> Grid:
     assert story.finish is not None, "ask only for a finished run"
     base, best = story.finish.base, story.finish.best
     per_task, mean = task_differences(base, best, seed=story.setting.seed)
+    metrics = story.setting.metrics
     rows = [
-        (name, f"{base[name].total:,}", _interval(base[name]), _interval(best[name]),
-         points_interval(per_task[name]))
+        (name, f"{base[name].total:,}", _interval(base[name], scale), _interval(best[name], scale),
+         scale.difference(per_task[name]))
         for name in story.names
+        for scale in [scale_of([metrics[name]])]
     ]  # fmt: skip
+    whole = scale_of(metrics.values())
     total = sum(score.total for score in base.values())
+    rows += _domain_rows(story)
     rows.append(
-        (MEAN, f"{total:,}", percent_interval(mean_wilson(base)),
-         percent_interval(mean_wilson(best)), points_interval(mean))
+        (MEAN, f"{total:,}", whole.interval(mean_estimate(base)),
+         whole.interval(mean_estimate(best)), whole.difference(mean))
     )  # fmt: skip
     return Grid(
-        f"Report split: the base and the returned point ({place(story.best)})",
-        ("Task ", "Report rows", "Base %", "Returned %", "Difference"),
+        f"{_report_title(story)}: the base and the returned point ({place(story.best)})",
+        ("Task ", "Report rows", f"Base {whole.unit}", f"Returned {whole.unit}", "Difference"),
         tuple(rows),
         (
-            "In brackets 95 % intervals: Wilson for a score, a paired bootstrap over rows "
-            "(2,000 resamples) for a difference, which is in points.",
+            "In brackets 95 % intervals: Wilson for an accuracy, a paired bootstrap over rows "
+            "(2,000 resamples) for a difference.",
+            *_scale_notes(metrics.values()),
             _steering(story),
         ),
         has_total=True,
     )
 
 
-def _interval(score: Score) -> str:
-    return percent_interval(wilson(score))
+def _report_title(story: Story) -> str:
+    return "Report split (steered on)" if story.setting.steer_on == "report" else "Report split"
+
+
+def _domain_rows(story: Story) -> list[tuple[str, ...]]:
+    """Returns the mean of every domain, if the tasks are of several."""
+    assert story.finish is not None, "ask only for a finished run"
+    domains = story.setting.domains
+    names = [domain for domain in dict.fromkeys(domains.values()) if domain]
+    if len(names) < 2:
+        return []
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        tasks = [task for task in story.names if domains[task] == name]
+        base = {task: story.finish.base[task] for task in tasks}
+        best = {task: story.finish.best[task] for task in tasks}
+        scale = scale_of(story.setting.metrics[task] for task in tasks)
+        difference = task_differences(base, best, seed=story.setting.seed)[1]
+        rows.append(
+            (f"mean: {name}", f"{sum(score.total for score in base.values()):,}",
+             scale.interval(mean_estimate(base)), scale.interval(mean_estimate(best)),
+             scale.difference(difference))
+        )  # fmt: skip
+    return rows
+
+
+def _scale_notes(metrics: Iterable[str]) -> list[str]:
+    metrics = tuple(metrics)
+    notes = {scale_of([metric]).note for metric in metrics} - {""}
+    if len({scale_of([metric]) for metric in metrics}) > 1:
+        notes.add("The tasks' metrics differ: their mean counts each from 0 to 1.")
+    return sorted(notes)
+
+
+def _interval(score: Score, scale: Scale) -> str:
+    return scale.interval(estimate_of(score))
 
 
 def _steering(story: Story) -> str:
@@ -117,12 +156,14 @@ def control_grid(story: Story) -> Grid:
         "the best of many marks is an optimistic number.",
         "r2 m5 is mark 5 of roll-out 2; the peak is the mark that a task was dropped for.",
     ]
+    notes += _scale_notes(story.setting.steering_metrics().values())
     if story.finish is None:
         notes.append("The run is not finished.")
+    unit = _steering_scale(story).unit
     return Grid(
         f"{split} split: what steered the run",
-        ("Task ", f"{split} rows", "Base %", "Own best %", "At ",
-         "Returned %" if story.finish else "Best mean %", "Status "),
+        ("Task ", f"{split} rows", f"Base {unit}", f"Own best {unit}", "At ",
+         f"Returned {unit}" if story.finish else f"Best mean {unit}", "Status "),
         (*(_control_row(story, task) for task in story.tasks),
          _control_mean(story)),
         tuple(notes),
@@ -130,15 +171,21 @@ def control_grid(story: Story) -> Grid:
     )  # fmt: skip
 
 
+def _steering_scale(story: Story) -> Scale:
+    """Returns how a mean over all tasks is written along the run."""
+    return scale_of(story.setting.steering_metrics().values())
+
+
 def _control_row(story: Story, task: TaskRows) -> tuple[str, ...]:
     peak = story.peak(task.name)
+    scale = scale_of([story.setting.steering_metrics()[task.name]])
     return (
         task.name,
         f"{_steering_rows(story, task):,}",
-        _at(story.base, task.name),
-        _at(peak, task.name),
+        _at(story.base, task.name, scale),
+        _at(peak, task.name, scale),
         short_place(peak),
-        _at(story.best, task.name),
+        _at(story.best, task.name, scale),
         standing_text(story.standing(task.name)),
     )
 
@@ -148,33 +195,34 @@ def _steering_rows(story: Story, task: TaskRows) -> int:
     return task.report if story.setting.steer_on == "report" else task.control
 
 
-def _at(mark: Mark | None, task: str) -> str:
-    return "-" if mark is None else _interval(mark.scores[task])
+def _at(mark: Mark | None, task: str, scale: Scale) -> str:
+    return "-" if mark is None else _interval(mark.scores[task], scale)
 
 
 def _control_mean(story: Story) -> tuple[str, ...]:
     best_mean = max(story.marks, key=lambda mark: mark.mean, default=None)
+    scale = _steering_scale(story)
     return (
         MEAN,
         f"{sum(_steering_rows(story, task) for task in story.tasks):,}",
-        _mean_at(story.base),
-        _mean_at(best_mean),
+        _mean_at(story.base, scale),
+        _mean_at(best_mean, scale),
         short_place(best_mean),
-        _mean_at(story.best),
+        _mean_at(story.best, scale),
         "",
     )
 
 
-def _mean_at(mark: Mark | None) -> str:
-    return "-" if mark is None else percent_interval(mean_wilson(mark.scores))
+def _mean_at(mark: Mark | None, scale: Scale) -> str:
+    return "-" if mark is None else scale.interval(mean_estimate(mark.scores))
 
 
 def rollout_grid(story: Story) -> Grid:
     """Returns one row a roll-out: what it trained, how far, and what was decided on it."""
     return Grid(
         "Roll-outs",
-        ("No.", "From ", "Tasks ", "Marks", "Steps", "Best mean %", "Rolled back to ",
-         "Dropped "),
+        ("No.", "From ", "Tasks ", "Marks", "Steps", f"Best mean {_steering_scale(story).unit}",
+         "Rolled back to ", "Dropped "),
         tuple(_rollout_row(story, rollout) for rollout in story.rollouts),
         (f"A mark is 1/{story.setting.marks_per_epoch} epoch of the tasks still active. "
          "The mean is over all tasks, on the rows that steer.",),
@@ -189,7 +237,7 @@ def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
         f"{len(rollout.tasks)} of {len(story.tasks)}",
         f"{max(0, len(rollout.marks) - 1)} of {len(rollout.steps)}",
         f"{rollout.steps[-1]:,}",
-        "-" if best_mean is None else percent(float(best_mean)),
+        "-" if best_mean is None else _steering_scale(story).text(float(best_mean)),
         rolled_back_text(story, rollout),
         ", ".join(drop.task for drop in rollout.drops) or "-",
     )
@@ -218,9 +266,22 @@ def cost_grid(story: Story) -> Grid:
             f"{totals.steps:,} optimizer steps, {totals.rolled_back_steps:,} of them rolled back; "
             f"{totals.trained_tokens:,} tokens trained, {totals.generated_tokens:,} generated in "
             f"{totals.evaluations:,} evaluations; most memory held {size(totals.peak_bytes)}.",
+            *_evaluation_notes(totals),
         ),
         has_total=True,
     )
+
+
+def _evaluation_notes(totals: Totals) -> list[str]:
+    """Returns what an evaluation took, and what the prefix cache spared it, if any generated."""
+    if not totals.prompt_tokens:
+        return []
+    seconds = totals.seconds.get("generate", 0.0) + totals.seconds.get("swap", 0.0)
+    return [
+        f"An evaluation took {duration(seconds / max(1, totals.evaluations))} in the mean; the "
+        f"engine's prefix cache served {percent(totals.cached_tokens / totals.prompt_tokens)} % of "
+        f"{totals.prompt_tokens:,} prompt tokens."
+    ]
 
 
 def rich_grid(grid: Grid, *, width: int) -> Group:

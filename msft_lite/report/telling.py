@@ -23,7 +23,10 @@ from msft_lite.report.story import (
 )
 
 FORMAT = 1  # of the ledger rows; see docs/format.md
-_OWN_FIELDS = {"kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on"}
+_OWN_FIELDS = {
+    "kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on", "signal",
+    "metric", "domain",
+}  # fmt: skip
 
 
 def read_story(path: Path) -> Story:
@@ -75,19 +78,30 @@ def _start(fields: Fields) -> Story:
             f"{fields.where}: the ledger has format {number}, this version reads format {FORMAT}; "
             "use the version that wrote it"
         )
+    names, rows = fields.names("tasks"), fields.group("rows")
+    if not names or len(set(names)) != len(names):
+        raise fields.damaged(f"tasks = {list(names)} is empty or names a task twice")
     setting = Setting(
         method=fields.text("method"),
         seed=fields.whole("seed"),
         marks_per_epoch=fields.whole("marks_per_epoch"),
         steer_on=fields.text("steer_on") if "steer_on" in fields.values else "control",
+        signal=fields.text("signal") if "signal" in fields.values else "metric",
+        metrics=_of_tasks(fields, "metric", names, default="accuracy"),
+        domains=_of_tasks(fields, "domain", names, default=""),
         facts={key: value for key, value in fields.values.items() if key not in _OWN_FIELDS},
     )
     if setting.marks_per_epoch == 0:
         raise fields.damaged("marks_per_epoch is 0")
-    names, rows = fields.names("tasks"), fields.group("rows")
-    if not names or len(set(names)) != len(names):
-        raise fields.damaged(f"tasks = {list(names)} is empty or names a task twice")
     return Story(setting, tuple(_task(name, rows.group(name)) for name in names))
+
+
+def _of_tasks(fields: Fields, key: str, names: tuple[str, ...], *, default: str) -> dict[str, str]:
+    """Returns a text per task; ``default`` where the row has no such key, as old rows have none."""
+    if key not in fields.values:
+        return dict.fromkeys(names, default)
+    group = fields.group(key)
+    return {name: group.text(name) for name in names}
 
 
 def _task(name: str, rows: Fields) -> TaskRows:
@@ -154,6 +168,8 @@ def _mark(story: Story, fields: Fields) -> Story:
         train_loss=fields.numbers("train_loss"),
         trained_tokens=fields.whole("trained_tokens"),
         generated_tokens=fields.whole("generated_tokens"),
+        prompt_tokens=fields.whole("prompt_tokens") if "prompt_tokens" in fields.values else 0,
+        cached_tokens=fields.whole("cached_tokens") if "cached_tokens" in fields.values else 0,
         seconds=fields.numbers("seconds"),
         peak_bytes=fields.whole("peak_bytes"),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from msft_lite.report.intervals import Estimate
 from msft_lite.report.story import Mark, Standing
 
 _MINUTE, _HOUR = 60, 3600
@@ -27,22 +26,6 @@ def markdown_text(text: str) -> str:
 def percent(value: float) -> str:
     """Returns a share as ``62.5``."""
     return f"{100 * value:.1f}"
-
-
-def percent_interval(estimate: Estimate) -> str:
-    """Returns a share and its interval as ``62.5 [55.6, 68.9]``."""
-    return f"{percent(estimate.value)} [{percent(estimate.low)}, {percent(estimate.high)}]"
-
-
-def points_interval(estimate: Estimate) -> str:
-    """Returns a difference of shares, in points, as ``+3.5 [-1.0, +8.0]``."""
-    value, low, high = (_points(x) for x in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
-
-
-def _points(value: float) -> str:
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def counted(number: float, noun: str) -> str:

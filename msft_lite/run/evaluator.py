@@ -1,77 +1,238 @@
-"""Scores one set of weights on the questions of every task, through the engine."""
+"""Scores one set of weights on a split of every task: by the answers given under them, or by loss.
+
+The scorer of answers starts its engine when it is first asked for, so that a run steered by losses
+has none before its report is due, and a run that is reported in losses too never has one.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
-from msft_lite.core import Score
-from msft_lite.data.task import Question, Task
+from msft_lite.core import MILLION, Score
+from msft_lite.data.task import Example, Question, Task
 from msft_lite.engine.base import EvalEngine, Prompt
 from msft_lite.engine.canary import Canary
+from msft_lite.errors import DataError
 from msft_lite.model.weights import Weights
+
+Split: TypeAlias = Literal["control", "report"]
+Asked: TypeAlias = Sequence[tuple[Task, Sequence[Question]]]  # every task, with rows of one split
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores per task, and what they cost."""
+    """Scores per task, and what they cost.
+
+    Attributes:
+        prompt_tokens: of the questions; what checks the engine is not counted.
+        cached_tokens: those of them that the engine's prefix cache served.
+        generate_seconds: of answering the questions, or of computing their losses.
+    """
 
     scores: Mapping[str, Score]
-    generated_tokens: int
-    swap_seconds: float
-    generate_seconds: float
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    swap_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+
+class Scorer(Protocol):
+    """A way to score weights."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should be told once; it may grow."""
+        ...
+
+    def ready(self) -> bool:
+        """Starts what is needed and returns at once whether `score` can go without waiting."""
+        ...
+
+    def score(self, weights: Weights, label: str, asked: Asked) -> Evaluation:
+        """Returns the scores of ``weights``; the trainer must hold the same weights.
+
+        Args:
+            weights: all trainable tensors.
+            label: the snapshot's id, for messages.
+            asked: what to score them on.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends what was started; may be called twice."""
+        ...
 
 
 class Evaluator:
-    """Swaps weights into the engine, checks them there, generates and grades."""
+    """Scores weights on the control rows, which steer, and on the report rows."""
+
+    def __init__(self, tasks: Sequence[Task], *, control: Scorer, report: Scorer) -> None:
+        """Takes the scorer of each split; they may be one and the same."""
+        self._scorers: Mapping[Split, Scorer] = {"control": control, "report": report}
+        self._asked: Mapping[Split, Asked] = {
+            "control": [(task, task.control) for task in tasks],
+            "report": [(task, task.report) for task in tasks],
+        }
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should be told once, in the order in which it came up; it may grow."""
+        found = [notice for scorer in self._scorers.values() for notice in scorer.notices]
+        return tuple(dict.fromkeys(found))
+
+    def ready(self, split: Split) -> bool:
+        """Starts what ``split`` needs and returns at once whether it can be scored at once.
+
+        Raises:
+            EngineError: the engine failed to start.
+        """
+        return self._scorers[split].ready()
+
+    def evaluate(self, split: Split, weights: Weights, label: str) -> Evaluation:
+        """Returns the scores of ``weights``, which the trainer must hold too, on ``split``.
+
+        Args:
+            split: name of the split.
+            weights: all trainable tensors.
+            label: the snapshot's id, for messages.
+
+        Raises:
+            EngineError: the engine failed, or does not hold the trainer's weights.
+            TrainError: a loss is not finite, or memory ran out.
+            DataError: a metric of the user's own failed.
+        """
+        return self._scorers[split].score(weights, label, self._asked[split])
+
+    def close(self) -> None:
+        """Ends what was started; may be called twice."""
+        for scorer in self._scorers.values():
+            scorer.close()
+
+
+class Answers:
+    """Swaps weights into the engine, checks them there, generates, and asks each task's metric."""
 
     def __init__(
         self,
-        engine: EvalEngine,
+        open_engine: Callable[[], EvalEngine],
         canary: Canary,
         *,
-        tasks: Sequence[Task],
         decode: Callable[[Sequence[int]], str],
     ) -> None:
-        """Takes the parts; ``decode`` turns generated ids into the text that graders see."""
-        self.engine = engine
-        self._canary = canary
-        self._tasks = tasks
-        self._decode = decode
+        """Takes the parts; no engine is started.
 
-    def control(self, weights: Weights, label: str) -> Evaluation:
-        """Returns the scores of ``weights`` on the control rows.
-
-        The trainer must hold the same weights: the canary compares the two.
+        Args:
+            open_engine: starts the engine; called once, when it is first needed.
+            canary: compares engine and trainer after every swap.
+            decode: turns generated ids into the text that metrics see.
         """
-        return self._evaluate(weights, label, [task.control for task in self._tasks])
+        self._open_engine = open_engine
+        self._canary = canary
+        self._decode = decode
+        self._opened: EvalEngine | None = None
 
-    def report(self, weights: Weights, label: str) -> Evaluation:
-        """Returns the scores of ``weights`` on the report rows; as `control` otherwise."""
-        return self._evaluate(weights, label, [task.report for task in self._tasks])
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """The engine's."""
+        return () if self._opened is None else self._opened.notices
 
-    def _evaluate(
-        self, weights: Weights, label: str, splits: Sequence[Sequence[Question]]
-    ) -> Evaluation:
-        with self.engine.awake():
+    def ready(self) -> bool:
+        """Starts the engine if it is not yet, and returns at once whether it is up.
+
+        Raises:
+            EngineError: it failed to start.
+        """
+        return self._engine().ready()
+
+    def score(self, weights: Weights, label: str, asked: Asked) -> Evaluation:
+        """Returns what the answers under ``weights`` are worth.
+
+        Raises:
+            EngineError: the engine failed, or does not hold the trainer's weights.
+            DataError: a metric of the user's own failed.
+        """
+        engine = self._engine()
+        prompts = [Prompt(q.prompt, task.max_new_tokens) for task, rows in asked for q in rows]
+        with engine.awake():
             start = time.monotonic()
-            self.engine.swap(weights, label)
-            self._canary.check(self.engine, label)
+            engine.swap(weights, label)
+            self._canary.check(engine, label)
             swapped = time.monotonic()
-            answers = self.engine.complete(self._prompts(splits))
+            answers = engine.complete(prompts)
             generated = time.monotonic()
         texts = iter([self._decode(answer.ids) for answer in answers])
-        scores = {
-            task.name: Score("".join(str(int(task.grade(next(texts), q.gold))) for q in questions))
-            for task, questions in zip(self._tasks, splits, strict=True)
-        }
-        tokens = sum(len(answer.ids) for answer in answers)
-        return Evaluation(scores, tokens, swapped - start, generated - swapped)
+        return Evaluation(
+            {task.name: _worth(task, rows, [next(texts) for _ in rows]) for task, rows in asked},
+            generated_tokens=sum(len(answer.ids) for answer in answers),
+            prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
+            cached_tokens=sum(answer.cached_tokens for answer in answers),
+            swap_seconds=swapped - start,
+            generate_seconds=generated - swapped,
+        )
 
-    def _prompts(self, splits: Sequence[Sequence[Question]]) -> list[Prompt]:
-        return [
-            Prompt(question.prompt, task.max_new_tokens)
-            for task, questions in zip(self._tasks, splits, strict=True)
-            for question in questions
+    def close(self) -> None:
+        """Ends the engine if it was started."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def _engine(self) -> EvalEngine:
+        if self._opened is None:
+            self._opened = self._open_engine()
+        return self._opened
+
+
+class Losses:
+    """Scores by the trainer's own loss on the rows; there is nothing to start or to swap.
+
+    A row is worth minus its mean loss per trained token. Rows without an example are left out.
+    """
+
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, losses: Callable[[Sequence[Example]], list[float]]) -> None:
+        """Takes what computes the loss of each row under the weights that the trainer holds."""
+        self._losses = losses
+
+    def ready(self) -> bool:
+        """Returns True."""
+        return True
+
+    def score(self, weights: Weights, label: str, asked: Asked) -> Evaluation:
+        """Returns the losses; the weights are those that the trainer holds.
+
+        Raises:
+            TrainError: a loss is not finite, or memory ran out.
+        """
+        start = time.monotonic()
+        examples = {task.name: loss_rows(rows) for task, rows in asked}
+        losses = iter(self._losses([example for rows in examples.values() for example in rows]))
+        scores = {
+            name: Score(worth=tuple(-round(next(losses) * MILLION) for _ in rows))
+            for name, rows in examples.items()
+        }
+        return Evaluation(scores, generate_seconds=time.monotonic() - start)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def loss_rows(questions: Sequence[Question]) -> list[Example]:
+    """Returns the rows of ``questions`` whose loss can be computed."""
+    return [question.example for question in questions if question.example is not None]
+
+
+def _worth(task: Task, questions: Sequence[Question], texts: Sequence[str]) -> Score:
+    try:
+        worth = [
+            task.metric.worth(text, question.gold)
+            for text, question in zip(texts, questions, strict=True)
         ]
+    except DataError as error:
+        raise DataError(f"task {task.name!r}: {error}") from None
+    if task.metric.is_graded:
+        return Score(worth=tuple(round(one * MILLION) for one in worth))
+    return Score("".join("1" if one else "0" for one in worth))

@@ -22,22 +22,18 @@ from msft_lite.core import (
     best_point,
     live_snapshots,
 )
-from msft_lite.data.sources import Row, read_jsonl
-from msft_lite.data.splits import (
-    CARVED_CONTROL_ROWS,
-    CARVED_REPORT_ROWS,
-    SPLIT_SEED,
-    Given,
-    Samples,
-    Splits,
-    split_rows,
-)
+from msft_lite.data.rows import Row
+from msft_lite.data.settings import TaskSettings
+from msft_lite.data.splits import CARVED_CONTROL_ROWS, CARVED_REPORT_ROWS, SPLIT_SEED
+from msft_lite.data.task_rows import MAX_NEW_TOKENS, TaskRows, resolved, task_rows
+from msft_lite.data.tasks import preset
 from msft_lite.errors import DataError
 from msft_lite.methods import build_method
 from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.size import ModelSize, model_size
-from msft_lite.recipe import MsftTable, Recipe, TaskTable, samples
+from msft_lite.recipe import MsftTable, Recipe
 from msft_lite.run.loop import drive
+from msft_lite.run.task_settings import task_settings
 
 SCORED_ROWS = 4_000  # so fine that neighbours on an assumed curve differ up to 150 epochs
 CHARACTERS_PER_TOKEN = 4  # of English text under a large vocabulary
@@ -117,7 +113,11 @@ def plan(recipe: Recipe) -> Plan:
     size = model_size(_model_settings(recipe))
     counter = TokenCounter(Path(recipe.model.name_or_path))
     notes: list[str] = []
-    tasks = tuple(_task_plan(recipe, task, counter, notes) for task in recipe.tasks)
+    tasks = tuple(
+        task
+        for settings in task_settings(recipe)
+        for task in _task_plans(recipe, settings, counter, notes)
+    )
     notes += _estimates(recipe, counter, size)
     epochs = _horizon(recipe)
     tally = simulate(recipe, {task.name: task.train_rows for task in tasks}, epochs)
@@ -151,7 +151,7 @@ def simulate(recipe: Recipe, sizes: Mapping[str, int], epochs: int) -> Tally:
     train = recipe.train
     batch_rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
     clock = Clock(sizes, batch_rows, recipe.eval.marks_per_epoch)
-    options = recipe.method.model_dump(exclude={"name"})
+    options = recipe.method.model_dump(exclude={"name", "signal"})
     world = AssumedWorld(clock, epochs, deferred=recipe.eval.at == "end")
     drive(build_method(recipe.method.name, clock, options), world.execute, world)
     return world.tally()
@@ -277,50 +277,64 @@ class TokenCounter:
         return [len(encoding.ids) for encoding in encoded]
 
 
-def _task_plan(
-    recipe: Recipe, task: TaskTable, counter: TokenCounter, notes: list[str]
+def _task_plans(
+    recipe: Recipe, settings: TaskSettings, counter: TokenCounter, notes: list[str]
+) -> list[TaskPlan]:
+    """Returns the plan of a task, or of all that it is split into; adds to ``notes``."""
+    if settings.path is None and settings.directory is None:
+        return [_assumed_plan(recipe, settings, notes)]
+    marks = recipe.eval.marks_per_epoch
+    tasks = task_rows(settings, seed=SPLIT_SEED, least_train_rows=marks)
+    return [_counted_plan(recipe, rows, counter, notes) for rows in tasks]
+
+
+def _assumed_plan(recipe: Recipe, settings: TaskSettings, notes: list[str]) -> TaskPlan:
+    """Returns the plan of a task whose rows would have to be downloaded to be counted."""
+    known = preset(settings.preset) if settings.preset else None
+    published = known.hub.rows if known else {}
+    names = (known.hub.train, known.hub.control, known.hub.report) if known else ("", None, None)
+    defaults = (HUB_ROWS, CARVED_CONTROL_ROWS, CARVED_REPORT_ROWS)
+    train, control, report = (
+        published.get(name or "", default) for name, default in zip(names, defaults, strict=True)
+    )
+    what = "its published size is taken" if known else f"{HUB_ROWS} rows are assumed"
+    notes.append(f"{settings.name}: on the hub and not counted; {what}")
+    if settings.split_by:
+        notes.append(f"{settings.name}: planned as one task, as its rows were not read")
+    return TaskPlan(
+        settings.name,
+        min(train, settings.train_samples or train),
+        min(control, settings.control_samples or control),
+        min(report, settings.report_samples or report),
+        Fraction(recipe.train.max_length),
+        _max_new_tokens(resolved(settings, known)),
+    )
+
+
+def _counted_plan(
+    recipe: Recipe, rows: TaskRows, counter: TokenCounter, notes: list[str]
 ) -> TaskPlan:
-    max_new_tokens = task.max_new_tokens or recipe.eval.max_new_tokens
-    most = samples(recipe, task)
-    if task.path is None:
-        if None in most:
-            notes.append(f"{task.name}: on the hub and not counted; {HUB_ROWS} rows are assumed")
-        train, control, report = most
-        length = Fraction(recipe.train.max_length)
-        return TaskPlan(
-            task.name,
-            train or HUB_ROWS,
-            control or CARVED_CONTROL_ROWS,
-            report or CARVED_REPORT_ROWS,
-            length,
-            max_new_tokens,
-        )
-    splits = _splits(task, most)
-    notes += [f"{task.name}: {note}" for note in splits.notes]
+    notes += [f"{rows.name}: {note}" for note in rows.notes]
+    splits = rows.splits
     lengths = _lengths(splits.train, counter, recipe.train.max_length)
     if not lengths:
         raise DataError(
-            f"task {task.name!r}: no answer fits into train.max_length = {recipe.train.max_length}"
+            f"task {rows.name!r}: no answer fits into train.max_length = {recipe.train.max_length}"
         )
     if len(lengths) < len(splits.train):
-        notes.append(f"{task.name}: {len(splits.train) - len(lengths)} answers are too long")
+        notes.append(f"{rows.name}: {len(splits.train) - len(lengths)} answers are too long")
     return TaskPlan(
-        task.name,
+        rows.name,
         len(lengths),
         len(splits.control),
         len(splits.report),
         Fraction(sum(lengths), len(lengths)),
-        max_new_tokens,
+        _max_new_tokens(rows.settings),
     )
 
 
-def _splits(task: TaskTable, most: tuple[int | None, int | None, int | None]) -> Splits:
-    given = Given(
-        train=read_jsonl(task.path) if task.path else (),
-        control=read_jsonl(task.control_path) if task.control_path else None,
-        report=read_jsonl(task.report_path) if task.report_path else None,
-    )
-    return split_rows(task.name, given, samples=Samples(*most), seed=SPLIT_SEED)
+def _max_new_tokens(settings: TaskSettings) -> int:
+    return settings.max_new_tokens or MAX_NEW_TOKENS
 
 
 def _lengths(rows: Sequence[Row], counter: TokenCounter, max_length: int) -> list[int]:

@@ -13,9 +13,9 @@ from msft_lite.core import Clock, Rollout, Trace, best_point, live_snapshots
 from msft_lite.data.sampler import Cursor, interval
 from msft_lite.data.task import Example, RowId, Task
 from msft_lite.errors import Interrupted, SnapshotError
-from msft_lite.ledger import Ledger
+from msft_lite.ledger import Ledger, score_columns
 from msft_lite.report.live import Watcher
-from msft_lite.run.evaluator import Evaluation, Evaluator
+from msft_lite.run.evaluator import Evaluation, Evaluator, Split
 from msft_lite.run.position import Mark, Position
 from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 from msft_lite.snapshot.store import SnapshotStore
@@ -112,10 +112,12 @@ class Roller:
         Raises:
             Interrupted: the user asked for an end.
         """
-        self._wait_for_engine()
+        self._wait_for_engine("report")
         self._leave_if_asked()
         self._hold(snapshot)
-        return self._evaluator.report(self._store.load(snapshot), snapshot)
+        evaluation = self._evaluator.evaluate("report", self._store.load(snapshot), snapshot)
+        self._tell_notices()
+        return evaluation
 
     def _hold(self, snapshot: str) -> None:
         """Makes the trainer hold the weights of ``snapshot``, which the canary compares."""
@@ -124,7 +126,7 @@ class Roller:
             self._held = snapshot
 
     def _may_evaluate(self) -> bool:
-        return self._settings.evaluate_at == "mark" and self._evaluator.engine.ready()
+        return self._settings.evaluate_at == "mark" and self._evaluator.ready("control")
 
     def _leave_if_asked(self) -> None:
         if self._stop_requested():
@@ -233,7 +235,7 @@ class Roller:
 
     def _evaluate_pending(self, request: Rollout, position: Position) -> Position:
         """Evaluates the marks that wait, in order, and leaves the trainer at the latest one."""
-        waited_seconds = self._wait_for_engine() if position.pending else 0.0
+        waited_seconds = self._wait_for_engine("control") if position.pending else 0.0
         for mark in position.pending:
             self._leave_if_asked()
             self._ledger.append(self._mark_row(position.n, mark, waited_seconds))
@@ -252,32 +254,32 @@ class Roller:
         return replace(position, pending=())
 
     def _tell_notices(self) -> None:
-        notices = self._evaluator.engine.notices
+        notices = self._evaluator.notices
         for notice in notices[self._notices_told :]:
             self._watch.say(notice)
         self._notices_told = len(notices)
 
-    def _wait_for_engine(self) -> float:
-        """Waits until the engine is up, or the user asks for an end; returns the seconds."""
+    def _wait_for_engine(self, split: Split) -> float:
+        """Waits until ``split`` can be scored, or the user asks for an end; returns the seconds."""
         started = time.monotonic()
-        while not self._evaluator.engine.ready():
+        while not self._evaluator.ready(split):
             self._leave_if_asked()
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return time.monotonic() - started
 
     def _mark_row(self, n: int, mark: Mark, waited_seconds: float) -> Mapping[str, Any]:
         evaluation = self._known(mark.snapshot) or self._measured(mark.snapshot)
-        scores = evaluation.scores
         return {
             "kind": "mark",
             "n": n,
             "k": mark.k,
             "step": mark.step,
             "snapshot": mark.snapshot,
-            "scores": {task: [score.correct, score.total] for task, score in scores.items()},
-            "outcomes": {task: score.outcomes for task, score in scores.items()},
+            **score_columns(evaluation.scores),
             "train_loss": dict(mark.train_loss),
             "trained_tokens": mark.trained_tokens,
+            "prompt_tokens": evaluation.prompt_tokens,
+            "cached_tokens": evaluation.cached_tokens,
             "generated_tokens": evaluation.generated_tokens,
             "seconds": {
                 "train": mark.train_seconds,
@@ -293,12 +295,12 @@ class Roller:
         """Returns the recorded scores of ``snapshot``: a stage starts where another had been."""
         for point in self._ledger.seen:
             if point.snapshot == snapshot:
-                return Evaluation(point.scores, 0, 0.0, 0.0)
+                return Evaluation(point.scores)
         return None
 
     def _measured(self, snapshot: str) -> Evaluation:
         self._hold(snapshot)
-        return self._evaluator.control(self._store.load(snapshot), snapshot)
+        return self._evaluator.evaluate("control", self._store.load(snapshot), snapshot)
 
     def _retain(self, snapshots: Sequence[str]) -> None:
         best = [best_point(self._ledger.seen).snapshot] if self._ledger.seen else []

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msft_lite.core import ROOT, Score, Verdict
-from msft_lite.engine.base import EvalEngine
 from msft_lite.errors import (
     EngineError,
     Interrupted,
@@ -16,12 +15,13 @@ from msft_lite.errors import (
     SnapshotError,
     TrainError,
 )
-from msft_lite.ledger import Ledger, Row
+from msft_lite.ledger import Ledger, Row, score_columns
 from msft_lite.methods import build_method
 from msft_lite.recipe import Recipe, dump_toml, load
 from msft_lite.report.live import Watcher
 from msft_lite.run.build import build_workshop, start_row
-from msft_lite.run.engines import build_engine, build_evaluator
+from msft_lite.run.engines import build_evaluator
+from msft_lite.run.evaluator import Evaluator
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.loop import drive
 from msft_lite.run.roller import Parts, Roller, RollerSettings
@@ -119,22 +119,23 @@ def _check_same_run(path: Path, recorded: Row, row: Row) -> None:
 
 
 def _train_and_finish(recipe: Recipe, shop: Workshop, stop: StopFlag) -> None:
-    options = recipe.method.model_dump(exclude={"name"})
+    options = recipe.method.model_dump(exclude={"name", "signal"})
     method = build_method(recipe.method.name, shop.clock, options)
-    engine = build_engine(recipe, shop)
+    evaluator = build_evaluator(recipe, shop)
     try:
-        roller = _roller(recipe, shop, engine, stop)
+        evaluator.ready("control")  # an engine that is needed starts while training begins
+        roller = _roller(recipe, shop, evaluator, stop)
         verdict = drive(method, roller.execute, shop.ledger)
-        _finish(shop, roller, verdict)
+        _finish(recipe, shop, roller, verdict)
     finally:
-        engine.close()
+        evaluator.close()
 
 
-def _roller(recipe: Recipe, shop: Workshop, engine: EvalEngine, stop: StopFlag) -> Roller:
+def _roller(recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag) -> Roller:
     parts = Parts(
         trainer=shop.trainer,
         store=shop.store,
-        evaluator=build_evaluator(shop, engine),
+        evaluator=evaluator,
         ledger=shop.ledger,
         tasks={task.name: task for task in shop.tasks},
         watch=shop.watch,
@@ -149,13 +150,10 @@ def _roller(recipe: Recipe, shop: Workshop, engine: EvalEngine, stop: StopFlag) 
     return Roller(parts, settings)
 
 
-def _finish(shop: Workshop, roller: Roller, verdict: Verdict) -> None:
+def _finish(recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict) -> None:
     """Scores base and result on the report rows, exports the result and closes the ledger."""
     started = time.monotonic()
-    scores = {
-        "base": roller.report(ROOT).scores,
-        "best": roller.report(verdict.snapshot).scores,
-    }
+    scores = _reported(recipe, shop, roller, verdict)
     export_best(
         shop.store.load(verdict.snapshot),
         shop.folder.best,
@@ -167,25 +165,33 @@ def _finish(shop: Workshop, roller: Roller, verdict: Verdict) -> None:
     shop.folder.crash_copy.unlink(missing_ok=True)  # there is nothing left to go on with
 
 
+def _reported(
+    recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict
+) -> Mapping[str, Mapping[str, Score]]:
+    """Returns the scores of base and result on the report rows: of their marks if those steered."""
+    if recipe.eval.steer_on == "report" and recipe.method.signal == "metric":
+        known = {point.snapshot: point.scores for point in shop.ledger.seen}
+        return {"base": known[ROOT], "best": known[verdict.snapshot]}
+    return {
+        "base": roller.report(ROOT).scores,
+        "best": roller.report(verdict.snapshot).scores,
+    }
+
+
 def _finish_row(
     ledger: Ledger, verdict: Verdict, scores: Mapping[str, Mapping[str, Score]], seconds: float
 ) -> Row:
     place = next(
         row for row in ledger.rows if row["kind"] == "mark" and row["snapshot"] == verdict.snapshot
     )
+    columns = {name: score_columns(of) for name, of in scores.items()}
     return {
         "kind": "finish",
         "snapshot": verdict.snapshot,
         "n": place["n"],
         "k": place["k"],
         "note": verdict.note,
-        "scores": {
-            name: {task: [score.correct, score.total] for task, score in of.items()}
-            for name, of in scores.items()
-        },
-        "outcomes": {
-            name: {task: score.outcomes for task, score in of.items()}
-            for name, of in scores.items()
-        },
+        "scores": {name: of["scores"] for name, of in columns.items()},
+        "outcomes": {name: of["outcomes"] for name, of in columns.items()},
         "seconds": {"finish": seconds},
     }

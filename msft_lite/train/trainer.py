@@ -15,7 +15,15 @@ import torch
 from msft_lite.data.task import Example
 from msft_lite.errors import SnapshotError, TrainError
 from msft_lite.model.load import apply, capture, check_tensors, trainable_parameters
-from msft_lite.model.loss import TokenIds, collate, log_probabilities, row_losses, vocabulary_size
+from msft_lite.model.loss import (
+    Batch,
+    TokenIds,
+    collate_examples,
+    evaluating,
+    log_probabilities,
+    row_losses,
+    vocabulary_size,
+)
 from msft_lite.model.weights import Weights
 from msft_lite.train.settings import TrainSettings, lr_at, seed_at
 
@@ -25,7 +33,7 @@ _MOST_ROWS_NAMED = 8
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
-    """Cross-entropy added up over ``tokens`` answer tokens, in natural units."""
+    """Cross-entropy added up over the ``tokens`` that carry loss, in natural units."""
 
     loss_sum: float
     tokens: int
@@ -105,18 +113,21 @@ class Trainer:
     def step(self, examples: Sequence[Example]) -> StepResult:
         """Trains one optimizer step on ``examples``, in the order given.
 
-        The loss is the mean over all answer tokens of the step: it is divided once, so that the
-        split into micro-batches does not matter beyond rounding.
+        The loss is the mean over all tokens of the step that carry loss: it is divided once, so
+        that the split into micro-batches does not matter beyond rounding.
 
         Raises:
             TrainError: a row cannot be trained on, the loss or the gradient is not finite, the
                 loss is zero, or memory ran out. Weights, moments and counters are unchanged.
         """
+        if not examples:
+            raise TrainError(f"{self._next_step}: no rows to train on")
         self._check_rows(examples)
         try:
             with self._memory_advice():
                 sums = self._accumulate(examples)
-                self._check_losses(examples, sums)
+                self._check_finite(examples, sums)
+                self._check_not_zero(examples, sums)
                 norm = self._gradient_norm()
                 self._check_norm(examples, norm)
                 rate = self._update(norm)
@@ -152,6 +163,26 @@ class Trainer:
             self._optimizer.state[parameter]["step"].fill_(float(steps))
         self._key, self._steps = key, steps
 
+    def losses(self, examples: Sequence[Example]) -> list[float]:
+        """Returns each row's mean loss per token that carries loss, in nats, without dropout.
+
+        Weights, moments, counters, random state and the model's mode stay as they are. Rows that
+        share a forward pass change a result by rounding alone.
+
+        Raises:
+            TrainError: a row has no loss, a loss is not finite, or memory ran out.
+        """
+        self._check_rows(examples)
+        rows = self._settings.per_device_train_batch_size
+        parts: list[torch.Tensor] = []
+        with self._memory_advice(), evaluating(self._model):
+            for start in range(0, len(examples), rows):
+                batch = self._collate(examples[start : start + rows])
+                parts.append(row_losses(self._model, batch))
+            sums = torch.cat(parts).tolist() if parts else []
+        self._check_finite(examples, sums)
+        return [loss / e.trained_tokens for e, loss in zip(examples, sums, strict=True)]
+
     def log_probabilities(
         self, sequences: Sequence[tuple[TokenIds, TokenIds]]
     ) -> list[tuple[float, ...]]:
@@ -174,18 +205,19 @@ class Trainer:
     def _accumulate(self, examples: Sequence[Example]) -> list[float]:
         """Adds up the step's gradient and returns each row's summed loss."""
         rows = self._settings.per_device_train_batch_size
-        answer_tokens = sum(len(example.answer) for example in examples)
+        trained_tokens = sum(example.trained_tokens for example in examples)
         self._model.train()
         sums = []
         with _own_generator(self._device) as generator:
             for micro, start in enumerate(range(0, len(examples), rows)):
                 generator.manual_seed(seed_at(self._seed, self._key, self._steps, micro))
-                pairs = [(e.prompt, e.answer) for e in examples[start : start + rows]]
-                batch = collate(pairs, pad_id=self._pad_id, device=self._device)
-                losses = row_losses(self._model, batch)
-                (losses.sum() / answer_tokens).backward()
+                losses = row_losses(self._model, self._collate(examples[start : start + rows]))
+                (losses.sum() / trained_tokens).backward()
                 sums.append(losses.detach())
         return torch.cat(sums).tolist()  # one wait for the GPU a step, not one a micro-batch
+
+    def _collate(self, examples: Sequence[Example]) -> Batch:
+        return collate_examples(examples, pad_id=self._pad_id, device=self._device)
 
     def _gradient_norm(self) -> float:
         for parameter in self._parameters.values():
@@ -216,32 +248,36 @@ class Trainer:
             for name, parameter in self._parameters.items()
         }
 
+    @property
+    def _next_step(self) -> str:
+        return f"step {self._steps + 1}"
+
     def _check_rows(self, examples: Sequence[Example]) -> None:
-        if not examples:
-            raise TrainError(f"step {self._steps + 1}: no rows to train on")
         for example in examples:
+            name = f"{self._next_step}: {example.task} row {example.row}"
             if not example.prompt or not example.answer:
                 part = "answer" if example.prompt else "prompt"
-                raise TrainError(
-                    f"step {self._steps + 1}: {example.task} row {example.row} has an empty "
-                    f"{part}; a row needs a prompt and an answer"
-                )
+                raise TrainError(f"{name} has an empty {part}; a row needs a prompt and an answer")
+            if example.trained_tokens < 1:
+                raise TrainError(f"{name} has no token that carries loss; leave the row out")
             if (largest := max(*example.prompt, *example.answer)) >= self._vocabulary:
                 raise TrainError(
-                    f"step {self._steps + 1}: {example.task} row {example.row} has token id "
-                    f"{largest}, the model knows {self._vocabulary}; the tokenizer is not its own"
+                    f"{name} has token id {largest}, the model knows {self._vocabulary}; the "
+                    "tokenizer is not its own"
                 )
 
-    def _check_losses(self, examples: Sequence[Example], sums: Sequence[float]) -> None:
+    def _check_finite(self, examples: Sequence[Example], sums: Sequence[float]) -> None:
         bad = [e for e, loss in zip(examples, sums, strict=True) if not math.isfinite(loss)]
         if bad:
             raise TrainError(
-                f"step {self._steps + 1}: the loss is not finite (nan or inf) on {_rows(bad)}; "
+                f"{self._next_step}: the loss is not finite (nan or inf) on {_rows(bad)}; "
                 "lower learning_rate, set max_grad_norm, or look at these rows"
             )
+
+    def _check_not_zero(self, examples: Sequence[Example], sums: Sequence[float]) -> None:
         if not any(sums):
             raise TrainError(
-                f"step {self._steps + 1}: the loss is exactly zero on {_rows(examples)}; nothing "
+                f"{self._next_step}: the loss is exactly zero on {_rows(examples)}; nothing "
                 "can be learned from them: look for repeated rows, or lower learning_rate"
             )
 
@@ -254,7 +290,7 @@ class Trainer:
             if parameter.grad is None or not parameter.grad.isfinite().all()
         )
         raise TrainError(
-            f"step {self._steps + 1}: the gradient is not finite, first in {name!r}, on "
+            f"{self._next_step}: the gradient is not finite, first in {name!r}, on "
             f"{_rows(examples)}; lower learning_rate or train in float32"
         )
 
@@ -274,7 +310,7 @@ class Trainer:
         rows = self._settings.per_device_train_batch_size
         smaller = f"below {rows}" if rows > 1 else "(it is 1 already)"
         return TrainError(
-            f"step {self._steps + 1}: out of memory on {self._device.type} "
+            f"{self._next_step}: out of memory on {self._device.type} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower "
             f"per_device_train_batch_size {smaller} (results stay the same), set "
             "gradient_checkpointing = true, lower max_length, or tune with LoRA"
@@ -324,7 +360,7 @@ def _by_task(examples: Sequence[Example], sums: Sequence[float]) -> dict[str, To
     for example, loss_sum in zip(examples, sums, strict=True):
         before = losses.get(example.task, TokenLoss(0.0, 0))
         losses[example.task] = TokenLoss(
-            before.loss_sum + loss_sum, before.tokens + len(example.answer)
+            before.loss_sum + loss_sum, before.tokens + example.trained_tokens
         )
     return losses
 

@@ -200,8 +200,8 @@ def test_the_prefix_cache_is_used_and_forgotten_at_a_swap(
     for _ in range(2):
         vllm.swap(weights, "root")
         for _ in range(2):
-            vllm.complete(alone)
-            cached.append(vllm.cached_tokens)
+            (answer,) = vllm.complete(alone)
+            cached.append(answer.cached_tokens)
     assert cached == [0, 96, 0, 96]
 
 

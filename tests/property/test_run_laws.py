@@ -15,7 +15,7 @@ from msft_lite.errors import EngineError, SnapshotError
 from msft_lite.ledger import Ledger, read_rows
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.build import build_workshop
-from msft_lite.run.engines import build_engine, build_evaluator
+from msft_lite.run.engines import build_evaluator
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.session import run
@@ -195,7 +195,7 @@ class Bench:
             Parts(
                 trainer=shop.trainer,
                 store=shop.store,
-                evaluator=build_evaluator(shop, build_engine(recipe, shop)),
+                evaluator=build_evaluator(recipe, shop),
                 ledger=shop.ledger,
                 tasks={task.name: task for task in shop.tasks},
                 watch=watch,

@@ -135,6 +135,10 @@ def look_at(trainer: Trainer, model: torch.nn.Module) -> None:
     trainer.state()
     trainer.peak_bytes()
     trainer.log_probabilities([((1, 2, 3), (4, 5)), ((1,), (2,))])
+    random, training = torch.get_rng_state(), model.training
+    assert trainer.losses(rows_at(1)) == trainer.losses(rows_at(1))  # no dropout
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(module.training is training for module in model.modules())
     model.eval()
     with torch.inference_mode():
         model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)

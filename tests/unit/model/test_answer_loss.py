@@ -18,12 +18,15 @@ from transformers import (
     Qwen3Config,
 )
 
+from msft_lite.data.task import Example
 from msft_lite.errors import ModelError
 from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
 from msft_lite.model.loss import (
     answer_losses,
     check_head,
     collate,
+    collate_examples,
+    evaluating,
     log_probabilities,
     row_losses,
     vocabulary_size,
@@ -83,6 +86,32 @@ def test_the_batch_points_at_the_tokens_before_each_answer_token() -> None:
     assert batch.counts == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("silent", "spoken"),
+    [
+        ((), (0, 1, 2, 3, 4)),
+        (((1, 3),), (0, 3, 4)),
+        (((0, 1), (2, 4)), (1, 4)),
+        (((3, 5),), (0, 1, 2)),
+        (((1, 2), (2, 3)), (0, 3, 4)),
+    ],
+)
+def test_silent_stretches_carry_no_loss(
+    model: torch.nn.Module, silent: tuple[tuple[int, int], ...], spoken: tuple[int, ...]
+) -> None:
+    answer = (8, 9, 10, 11, 12)
+    rows = [Example("t", 0, (5, 6), answer, silent), Example("t", 1, (1, 2, 3, 4), (5, 6, 7, 8, 9))]
+    batch = collate_examples(rows, pad_id=0, device="cpu")
+    assert batch.counts == (len(spoken), 5)
+    assert rows[0].trained_tokens == len(spoken)
+    assert batch.targets[: len(spoken)].tolist() == [answer[place] for place in spoken]
+    whole = answer_losses(model, collate([(rows[0].prompt, answer)], pad_id=0, device="cpu"))
+    # in a batch with a longer row: another kernel may round otherwise
+    torch.testing.assert_close(
+        row_losses(model, batch)[0], whole[list(spoken)].sum(), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_only_answer_positions_get_logits(model: torch.nn.Module) -> None:
     shapes: list[torch.Size] = []
     handle = model.get_submodule("lm_head").register_forward_hook(
@@ -124,6 +153,17 @@ def test_log_probabilities_put_the_training_mode_back(tiny_model_folder: Path) -
         first = log_probabilities(dropped, ROWS)
         assert first == log_probabilities(dropped, ROWS)
         assert all(module.training is training for module in dropped.modules())
+
+
+def test_evaluating_ends_when_its_body_fails(model: torch.nn.Module) -> None:
+    model.train()
+    with pytest.raises(RuntimeError, match="on purpose"), evaluating(model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        raise RuntimeError("on purpose")
+    assert model.training
+    assert torch.is_grad_enabled()
+    model.eval()
 
 
 def test_a_bfloat16_loss_is_float32(tiny_model_folder: Path) -> None:

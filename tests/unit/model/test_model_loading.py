@@ -164,6 +164,49 @@ def test_a_tokenizer_without_an_end_is_refused(folder: Path, model_type: str, en
         load_tokenizer(ModelSettings(str(folder)))
 
 
+CHAT = [{"role": "user", "content": "2 + 2?"}]
+TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize("own", [None, "own {{ messages[0].content }}"])
+def test_a_chat_template_takes_the_place_of_the_tokenizers_own(
+    lora: ModelSettings, folder: Path, own: str | None
+) -> None:
+    path = folder / "given.jinja"
+    path.write_text(TEMPLATE)
+    edit_json(folder / "tokenizer_config.json", chat_template=own)
+    settings = ModelSettings(str(folder), chat_template=path)
+    assert load_tokenizer(settings).apply_chat_template(CHAT, tokenize=False) == "<user>2 + 2?"
+    assert load_tokenizer(replace(settings, chat_template=None)).chat_template == own
+
+
+def test_a_chat_template_may_refuse_some_conversations(folder: Path) -> None:
+    path = folder / "given.jinja"
+    path.write_text("{{ raise_exception('a system message is needed') }}")
+    assert load_tokenizer(ModelSettings(str(folder), chat_template=path)).chat_template
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"\n{% for message in messages %}",
+            r"given\.jinja, line 2: no Jinja template: Unexpected",
+        ),
+        (b"\xff", r"given\.jinja: not UTF-8 text"),
+        (None, r"given\.jinja: cannot be read: No such file"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_refused(
+    folder: Path, content: bytes | None, message: str
+) -> None:
+    path = folder / "given.jinja"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=f"data.chat_template: .*{message}"):
+        load_tokenizer(ModelSettings(str(folder), chat_template=path))
+
+
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()

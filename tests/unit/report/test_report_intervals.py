@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from msft_lite.core import Score
-from msft_lite.report.intervals import mean_wilson, task_differences, wilson
+from msft_lite.report.intervals import mean_estimate, task_differences, wilson
 
 
 def score(correct: int, total: int) -> Score:
@@ -38,14 +38,14 @@ def test_wilson_holds_its_value_and_never_shrinks_to_a_point(total: int) -> None
 
 def test_the_mean_of_one_task_has_that_tasks_interval() -> None:
     alone = wilson(score(7, 20))
-    mean = mean_wilson({"a": score(7, 20)})
+    mean = mean_estimate({"a": score(7, 20)})
     assert mean.value == alone.value
     assert (mean.low, mean.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_the_mean_of_four_equal_tasks_has_half_the_interval() -> None:
     alone = wilson(score(10, 20))
-    mean = mean_wilson({name: score(10, 20) for name in "abcd"})
+    mean = mean_estimate({name: score(10, 20) for name in "abcd"})
     assert mean.value == 0.5
     assert mean.high - mean.low == pytest.approx((alone.high - alone.low) / 2)
 

@@ -1,30 +1,24 @@
-"""The command line: parses, calls and prints. The only module that reads the environment."""
+"""The commands: what they take, what they call, and what prints the answer."""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import msft_lite
-from msft_lite.errors import Interrupted, MsftError
+from msft_lite.cli.exit_codes import USER_ERROR, told_errors
 
 if TYPE_CHECKING:
     from msft_lite.recipe import Recipe
     from msft_lite.run.folder import Mode
-    from msft_lite.run.plan import Plan
-
-USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
-BUG_FRAMES = 4
 
 app = typer.Typer(
     name="msft-lite",
@@ -51,6 +45,10 @@ OutputDir = Annotated[
 
 def main() -> None:
     """Runs the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without UTF-8 gets codes for the characters it lacks, not a crash.
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 
@@ -103,9 +101,63 @@ def resume(run_folder: RunFolder) -> None:
 def plan(recipe: RecipePath, changes: Changes = None) -> None:
     """Tell what a recipe will cost, without training."""
     with told_errors():
+        from msft_lite.cli.plan_text import print_plan
         from msft_lite.run.plan import plan as make_plan
 
-        _print_plan(make_plan(_load(recipe, changes, None)), Console())
+        print_plan(make_plan(_load(recipe, changes, None)), Console())
+
+
+@app.command()
+def check(recipe: RecipePath, changes: Changes = None) -> None:
+    """Find every problem of a recipe's data before a run does; no model is loaded."""
+    with told_errors():
+        from msft_lite.cli.check_text import print_check
+        from msft_lite.run.survey import survey
+
+        loaded = _load(recipe, changes, None)
+        _prepare_libraries()
+        found = survey(loaded)
+        print_check(found, ["msft-lite", "run", str(recipe), *(changes or [])], Console())
+        if found.problems:
+            raise typer.Exit(USER_ERROR)
+
+
+@app.command("show-data")
+def show_data(
+    recipe: RecipePath,
+    changes: Changes = None,
+    *,
+    task: Annotated[str | None, typer.Option("--task", help="Show this task only.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Training rows to show.")] = 1,
+) -> None:
+    """Show rows as the model sees them, their lengths, and what is trained on."""
+    with told_errors():
+        from msft_lite.cli.data_text import print_data
+        from msft_lite.run.survey import survey
+
+        loaded = _load(recipe, changes, None)
+        _prepare_libraries()
+        found = survey(loaded, only=task)
+        print_data(found, rows=rows, max_length=loaded.train.max_length, console=Console())
+        if found.problems:
+            raise typer.Exit(USER_ERROR)
+
+
+@app.command()
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this preset's text.")
+    ] = None,
+) -> None:
+    """List the benchmarks that a recipe can name, or show the text of one."""
+    with told_errors():
+        from msft_lite.cli.preset_text import print_preset, print_presets
+        from msft_lite.data.tasks import PRESETS, preset
+
+        if name is None:
+            print_presets(tuple(PRESETS.values()), Console())
+        else:
+            print_preset(preset(name), Console())
 
 
 @app.command()
@@ -122,36 +174,6 @@ def schema() -> None:
         from msft_lite.recipe import json_schema
 
         print(json.dumps(json_schema(), indent=2))
-
-
-@contextmanager
-def told_errors() -> Iterator[None]:
-    """Turns errors into one message on standard error and an exit code.
-
-    A user's error ends with code 2, an interruption with 130, anything else is a bug: 1.
-    """
-    try:
-        yield
-    except Interrupted as error:
-        _say(str(error), "yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    except KeyboardInterrupt:
-        _say("interrupted", "yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    except MsftError as error:
-        _say(f"error: {error}", "red")
-        raise typer.Exit(USER_ERROR) from None
-    except (typer.Exit, typer.Abort, BrokenPipeError):
-        raise
-    except Exception as error:
-        frames = "".join(traceback.format_exception(error, limit=-BUG_FRAMES))
-        _say(f"{frames}This is a bug in msft-lite. Please report it with the lines above.", "red")
-        raise typer.Exit(BUG) from None
-
-
-def _say(text: str, colour: str) -> None:
-    # Neither wrapped nor marked up: paths and values must stay whole, brackets and all.
-    Console(stderr=True).print(text, style=colour, soft_wrap=True, markup=False, highlight=False)
 
 
 def _load(path: Path, changes: list[str] | None, output_dir: Path | None) -> Recipe:
@@ -192,62 +214,3 @@ def _report(folder: Path) -> None:
     written = write_report(folder)
     print_report(folder, console)
     console.print(f"report: {written}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _print_plan(found: Plan, console: Console) -> None:
-    table = Table("task", title=f"plan: {found.method}", title_justify="left")
-    for heading in ("training rows", "control", "report", "tokens a row", "drawn", "leaves"):
-        table.add_column(heading, justify="right")
-    drops = found.tally.drops
-    for task in found.tasks:
-        table.add_row(
-            task.name,
-            f"{task.train_rows:,}",
-            f"{task.control_rows:,}",
-            f"{task.report_rows:,}",
-            f"{float(task.tokens_per_row):,.1f}",
-            f"{found.tally.rows[task.name]:,}",
-            f"{drops.index(task.name) + 1}." if task.name in drops else "",
-        )
-    console.print(table)
-    totals = Table.grid(padding=(0, 2))
-    totals.add_column()
-    totals.add_column(justify="right")
-    for name, value in _totals(found):
-        totals.add_row(name, value)
-    console.print(totals)
-    for line in (found.assumption, *found.notes):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _totals(found: Plan) -> list[tuple[str, str]]:
-    tally = found.tally
-    rows = [
-        ("stages", f"{tally.stages:,}"),
-        ("optimizer steps", f"{tally.steps:,}"),
-        ("training rows", f"{sum(tally.rows.values()):,}"),
-        ("training tokens", f"{found.train_tokens:,}"),
-        ("evaluations", f"{tally.evaluations:,}"),
-        ("generated tokens, at most", f"{found.generated_tokens_at_most:,}"),
-        ("snapshots kept at a time, at most", f"{tally.snapshots_alive:,}"),
-        ("snapshots written", f"{tally.snapshots_written:,}"),
-    ]
-    size = found.size
-    if size is None or found.disk_bytes_at_most is None or found.written_bytes is None:
-        return rows
-    return [
-        *rows,
-        ("parameters", f"{size.parameters:,}"),
-        ("trainable parameters", f"{size.trainable_parameters:,}"),
-        ("bytes on disk, at most", _bytes(found.disk_bytes_at_most)),
-        ("bytes written", _bytes(found.written_bytes)),
-    ]
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -1,0 +1,45 @@
+"""How a command ends: errors become one message on standard error and an exit code."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from msft_lite.errors import Interrupted, MsftError
+
+USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+BUG_FRAMES = 4
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """Turns errors into one message on standard error and an exit code.
+
+    A user's error ends with code 2, an interruption with 130, anything else is a bug: 1.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        _say(str(error), "yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        _say("interrupted", "yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    except MsftError as error:
+        _say(f"error: {error}", "red")
+        raise typer.Exit(USER_ERROR) from None
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except Exception as error:
+        frames = "".join(traceback.format_exception(error, limit=-BUG_FRAMES))
+        _say(f"{frames}This is a bug in msft-lite. Please report it with the lines above.", "red")
+        raise typer.Exit(BUG) from None
+
+
+def _say(text: str, colour: str) -> None:
+    # Neither wrapped nor marked up: paths and values must stay whole, brackets and all.
+    Console(stderr=True).print(text, style=colour, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,107 @@
+"""Rules over several tables of a recipe: values that exclude each other, keys without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from msft_lite.recipe.models import Recipe, TaskTable
+
+Conflict: TypeAlias = tuple[str, str]  # a key from the top of the recipe, and what is wrong with it
+PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
+
+
+def conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Yields what is wrong with a recipe whose tables are right, each for itself."""
+    yield from _engine(recipe)
+    yield from _presets(recipe)
+    yield from _metrics(recipe)
+    yield from _control_rows(recipe)
+    yield from _shots(recipe)
+
+
+def _engine(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.model.load_in_4bit and recipe.engine.name == "vllm":
+        yield (
+            "engine.name",
+            "vllm would answer with another base than the 4-bit one that is trained on; "
+            'with model.load_in_4bit the engine is "torch", or "auto"',
+        )
+
+
+def _presets(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.data.dir is not None and all(task.preset is None for task in recipe.tasks):
+        yield "data.dir", "has no effect: no task is a preset; take it out"
+
+
+def _metrics(recipe: Recipe) -> Iterator[Conflict]:
+    is_loss = [_metric(recipe, task) == "loss" for task in recipe.tasks]
+    if all(is_loss):
+        unused = _given(
+            recipe,
+            eval_keys=("num_fewshot", "max_new_tokens"),
+            task_keys=("num_fewshot", "max_new_tokens", "grade"),
+        )
+        yield from ((key, 'has no effect with the metric "loss"; take it out') for key in unused)
+    elif any(is_loss):
+        shared = recipe.eval.metric == "loss"
+        for index, task in enumerate(recipe.tasks):
+            if task.metric is not None and is_loss[index] != shared:
+                other = recipe.tasks[is_loss.index(shared)]
+                yield (
+                    f"tasks.{index}.metric",
+                    f'"loss" is the metric of all tasks or of none: {other.name!r} has '
+                    f"{_metric(recipe, other)!r}",
+                )
+
+
+def _control_rows(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.eval.steer_on == "control":
+        return
+    unused = _given(
+        recipe,
+        data_keys=("control_samples",),
+        task_keys=("control_path", "control_split", "control_samples"),
+    )
+    for key in unused:
+        yield key, 'has no effect with eval.steer_on = "report"; take it out'
+
+
+def _shots(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.eval.fewshot_source == "train" and not any(
+        _shows_shots(recipe, task) for task in recipe.tasks
+    ):
+        yield (
+            "eval.fewshot_source",
+            "has no effect: no task shows solved rows; set eval.num_fewshot, or take it out",
+        )
+
+
+def _shows_shots(recipe: Recipe, task: TaskTable) -> bool:
+    default = PRESET_FEWSHOT if task.preset else 0
+    numbers = (task.num_fewshot, recipe.eval.num_fewshot, default)
+    count = next(number for number in numbers if number is not None)
+    return count > 0 and _metric(recipe, task) != "loss"
+
+
+def _metric(recipe: Recipe, task: TaskTable) -> str:
+    return task.metric or recipe.eval.metric
+
+
+def _given(
+    recipe: Recipe,
+    *,
+    eval_keys: Iterable[str] = (),
+    data_keys: Iterable[str] = (),
+    task_keys: Iterable[str],
+) -> list[str]:
+    """Returns those of the keys that have a value, from the top of the recipe."""
+    tables = [("eval", recipe.eval, eval_keys), ("data", recipe.data, data_keys)]
+    tables += [(f"tasks.{i}", task, task_keys) for i, task in enumerate(recipe.tasks)]
+    return [
+        f"{name}.{key}"
+        for name, table, keys in tables
+        for key in keys
+        if getattr(table, key) is not None
+    ]

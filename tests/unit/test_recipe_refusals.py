@@ -1,0 +1,184 @@
+"""Recipes that are refused, and what every refusal says."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msft_lite.errors import RecipeError
+from msft_lite.recipe import dump_toml, load
+
+SMALL = """
+[model]
+name_or_path = "Qwen/Qwen2.5-0.5B"
+[[tasks]]
+name = "add"
+path = "add.jsonl"
+[[tasks]]
+name = "sort"
+path = "sort.jsonl"
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(path, overrides)
+    return str(caught.value)
+
+
+REFUSED = {
+    "train.learning_rate=fast": 'train.learning_rate = "fast" (from the command line): a number',
+    "train.lernrate=1": "train.lernrate = 1 (from the command line): unknown key",
+    "train.learning_rat=1": "did you mean 'learning_rate'?",
+    "trian.max_length=1": "did you mean 'train'?",
+    "lora_r=4": "did you mean 'model.lora_r'?",
+    "model.seed=4": "'seed' belongs at the top of the file",
+    "tasks.sort.grad=exact": 'tasks.sort.grad = "exact" (from the command line): unknown key; did',
+    "method.epochs=4": "option of method 'sft', not of 'msft'",
+    "method.name=mstf": "must be one of 'msft', 'sft'; did you mean 'msft'?",
+    "method.budget=0": "method.budget = 0 (from the command line): must be at least 1",
+    "method.budget=1.5": "a whole number is needed",
+    "method.start_counts=1": "true or false is needed",
+    "method.alpha=0.1": 'no effect with detector = "peak"',
+    "train.learning_rate=inf": "finite number",
+    "train.learning_rate=0": "must be greater than 0",
+    "train.adam_beta1=1.0": "must be less than 1",
+    "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
+    "model.revision=12": "text in quotes",
+    "model.name_or_path=": "model.name_or_path (from the command line): is missing",
+    "model.name_or_path=a/b/c": "no folder",
+    "model.lora_target_modules=all": '"all-linear" or a list',
+    "model.lora_target_modules=[1]": '"all-linear" or a list',
+    "model.lora_target_modules=[q_proj]": "not a TOML value",
+    "seed=-1": "must be at least 0",
+    "seed=true": "a whole number is needed",
+    "train=3": "a table of keys is needed",
+    "method=3": "a table of keys is needed",
+    "tasks=3": "a list is needed: names of presets, or tables each headed [[tasks]]",
+    "tasks=[3]": "a table of keys is needed",
+    "tasks=": "at least one [[tasks]] table",
+    "tasks=[]": "at least one [[tasks]] table",
+    "tasks.sort.path=3": "tasks.sort.path = 3 (from the command line): a path in quotes",
+    "tasks.sort.dataset=x": "a path or a dataset, not both",
+    "tasks.sort.split=train": "goes with dataset, not with path",
+    "tasks.sort.columns=3": "a table of texts is needed",
+    "tasks.sort.columns={a = 1}": "text in quotes is needed",
+    "tasks.sort.grade=regx": "'regex'; did you mean 'regex'?",
+    "tasks.sort.grade=regex": 'tasks.sort.grade_pattern: is needed with grade = "regex"',
+    "tasks.sort.grade_pattern=x": 'has no effect without grade = "regex"',
+    "tasks.sort.metric=acuracy": "file.py:name; did you mean 'accuracy'?",
+    "eval.metric=my/metrics.txt:score": "must be one of 'accuracy', 'f1', 'loss', or a function",
+    "eval.metric=:score": "or a function of your own",
+    "eval.metric=metrics:2": "or a function of your own",
+    "data.dir=rows": "has no effect: no task is a preset",
+    "eval.fewshot_source=train": "no task shows solved rows; set eval.num_fewshot",
+    "tasks.sort.name=ADD": "tasks.0 is called 'add' already",
+    "tasks.sort.name=a/b": "must be letters, digits",
+    "tasks.srot.path=x": "tasks.srot: no such task; did you mean 'sort'? (tasks here: add, sort)",
+    "tasks.2.path=x": "no such task",
+    "tasks.0=x": "names a whole task",
+    "extends=x.toml": "what a recipe extends can only stand in a file",
+    "model.extends=x.toml": "'extends' belongs at the top of the file",
+    "extend=x.toml": "did you mean 'extends'?",
+    "seed.x=1": "seed is a value and has no keys",
+    "seed": "is not a change; write key.path=value",
+    "=3": "is not a change",
+    "train..x=3": "is not a change",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_refusals_of_one_change(small: Path, override: str) -> None:
+    small.write_text("seed = 1\n" + SMALL)
+    assert REFUSED[override] in refusal(small, override)
+
+
+def test_lora_options_are_refused_only_where_they_are_written(small: Path) -> None:
+    assert load(small, ["model.tuning=full"]).model.tuning == "full"
+    message = refusal(small, "model.tuning=full", "model.lora_r=4")
+    assert "model.lora_r = 4 (from the command line): has no effect" in message
+
+
+def test_dataset_needs_a_split(small: Path) -> None:
+    message = refusal(small, "tasks.add.path=", "tasks.add.dataset=owner/name")
+    assert "tasks.add.split: is needed with dataset" in message
+
+
+def test_all_problems_are_told_at_once(small: Path) -> None:
+    message = refusal(small, "train.max_length=0", "model.lora_rank=3", "tasks.add.pth=x")
+    assert message.startswith(f"{small}: 3 problems\n")
+    for key in ("train.max_length", "model.lora_rank", "tasks.add.pth"):
+        assert f"\n  {key} = " in message
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"seed = 1\nmodel = [\n", "at end of document"),
+        (b"seed = \n", "(at line 1, column 8)"),
+        (b"seed = 1\nseed = 2\n", "line 2"),
+        (b"name = '\xff'", "not UTF-8 text (byte 8)"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"", "model: is missing"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, fragment: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    message = refusal(path)
+    assert message.startswith(str(path))
+    assert fragment in message
+
+
+def test_missing_recipe_and_folder_in_its_place(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "none.toml")
+    assert "cannot read the recipe" in refusal(tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_with_a_message(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "r.toml"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+KEYS = ["seed", "model", "train", "method", "eval", "tasks", "tasks.add", "tasks.0.path", "x"]
+KEYS += ["model.tuning", "method.name", "train.max_length", "engine.python", "tasks.0.name"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), VALUES), max_size=3))
+def test_arbitrary_changes_give_a_recipe_or_a_message(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, object]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "changes.toml"
+    path.write_text(SMALL)
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes]
+    try:
+        recipe = load(path, overrides)
+    except RecipeError as error:
+        assert len(str(error)) > 20
+    else:
+        assert tomllib.loads(dump_toml(recipe))["seed"] == recipe.seed
