@@ -191,7 +191,10 @@ def test_unclear_choice(choices: object, answer: object, says: str) -> None:
         ({"prompt": "a", "answer": " \n"}, "'answer' is empty; give it a text or delete the row"),
         ({"prompt": "", "answer": "b"}, "'prompt' is empty"),
         ({"prompt": "ab\ud83d", "answer": "b"}, "half a surrogate pair, '\\ud83d' at character 2"),
-        ({"instruction": "a", "output": "b", "input": 5}, "'input' must be a string, found a number"),
+        (
+            {"instruction": "a", "output": "b", "input": 5},
+            "'input' must be a string, found a number",
+        ),
         (
             {"question": "a", "answer": "b", "rationale": "c", "solution": "d"},
             "has 'rationale' and 'solution'; keep one",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from msft_lite.data.sources import Row
+from msft_lite.data.rows import Row
 from msft_lite.data.splits import Given, Samples, normalised, split_rows
 from msft_lite.errors import DataError
 
@@ -56,14 +56,14 @@ def test_repeated_prompts_leave_the_training_rows() -> None:
     given = Given(rows("a B c c d"), rows("b e", "control"), rows("C f", "report"))
     splits = split_rows("t", given, samples=Samples(), seed=1)
     assert prompts_of(splits.train) == ["a", "d"]
-    assert splits.notes == ("dropped 3 training rows that repeat held-out prompts",)
+    assert splits.notes == ("dropped 3 training rows that repeat held-out rows",)
 
 
 def test_control_rows_that_repeat_report_rows_are_dropped() -> None:
     given = Given(rows("a"), rows("b c", "control"), rows("c d", "report"))
     splits = split_rows("t", given, samples=Samples(), seed=1)
     assert prompts_of(splits.control) == ["b"]
-    assert splits.notes == ("dropped 1 control rows that repeat report prompts",)
+    assert splits.notes == ("dropped 1 control rows that repeat report rows",)
 
 
 def test_a_carved_row_takes_its_repeats_with_it() -> None:
@@ -72,9 +72,10 @@ def test_a_carved_row_takes_its_repeats_with_it() -> None:
     assert len(set(prompts_of((*splits.control, *splits.report)))) == 30
     assert len(splits.train) == 140
     assert splits.notes == (
-        "dropped 30 training rows that repeat held-out prompts",
         "carved 20 report rows from the training rows",
         "carved 10 control rows from the training rows",
+        "dropped 30 training rows that repeat held-out rows",
+        "kept 70 training rows that repeat the prompt of an earlier one",
     )
 
 
@@ -97,7 +98,10 @@ def test_samples_are_caps() -> None:
     given = Given(rows("a b"), rows("c d e", "control"), rows("f", "report"))
     splits = split_rows("t", given, samples=Samples(train=3, control=2, report=4), seed=1)
     assert (len(splits.train), len(splits.control), len(splits.report)) == (2, 2, 1)
-    assert splits.notes == ("asked for 4 report rows, found 1", "asked for 3 train rows, found 2")
+    assert splits.notes == (
+        "asked for 4 report rows, found 1",
+        "asked for 3 training rows, found 2",
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_samples_are_caps() -> None:
         (
             Given(rows("a b"), rows("a", "control"), rows("B", "report")),
             Samples(),
-            "no training rows are left of 2: 1 report and 1 control rows",
+            "no training rows are left of 2: the 2 held-out prompts",
         ),
         (
             Given(rows("a"), rows("b", "control"), rows("b", "control")),
@@ -128,3 +132,32 @@ def test_refused(given: Given, samples: Samples, message: str) -> None:
 def test_normalised() -> None:
     assert normalised(" \uff21 \n b\t") == normalised("a B")
     assert normalised("a b") != normalised("ab")
+
+
+def test_the_report_rows_can_steer() -> None:
+    given = Given(rows("a b c"), rows("d e", "control"), rows("C f", "report"))
+    splits = split_rows("t", given, samples=Samples(), seed=1, steer_on="report")
+    assert splits.control == splits.report == rows("C f", "report")
+    assert prompts_of(splits.train) == ["a", "b"]
+    carved = split_rows(
+        "t", Given(rows(NUMBERS)), samples=Samples(report=20), seed=1, steer_on="report"
+    )
+    assert len(carved.train) == 80
+
+
+def test_repeats_can_be_refused_with_their_places() -> None:
+    given = Given(rows("a B c c d"), rows("b e", "control"), rows("f", "report"))
+    with pytest.raises(DataError, match=r"1 training rows .*train, line 2 \(as control, line 1\)"):
+        split_rows("t", given, samples=Samples(), seed=1, on_overlap="refuse")
+    clean = Given(rows("a c"), rows("b", "control"), rows("f", "report"))
+    assert split_rows("t", clean, samples=Samples(), seed=1, on_overlap="refuse").notes == ()
+
+
+def test_repeats_within_a_split_are_kept_and_told() -> None:
+    given = Given(rows("a A b"), rows("c", "control"), rows("d d", "report"))
+    splits = split_rows("t", given, samples=Samples(), seed=1)
+    assert len(splits.train) == 3
+    assert sorted(splits.notes) == [
+        "kept 1 report rows that repeat the prompt of an earlier one",
+        "kept 1 training rows that repeat the prompt of an earlier one",
+    ]

@@ -164,7 +164,8 @@ def test_a_loss_needs_no_more_control_rows(small_recipe: Path) -> None:
 
 
 def test_steering_by_the_report_rows_is_a_warning(small_recipe: Path) -> None:
-    warnings = surveyed(small_recipe, "eval.steer_on=report").warnings
+    free = [f"tasks.{task}.control_samples=" for task in ("same", "noise", "letter")]
+    warnings = surveyed(small_recipe, "eval.steer_on=report", *free).warnings
     assert "will be too good" in warnings[0]
 
 
