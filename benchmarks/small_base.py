@@ -34,7 +34,7 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 30
 PAD, END = "<pad>", "<eos>"
 
-Texts = Mapping[str, Sequence[str]]
+Texts = Mapping[str, Sequence[tuple[str, str]]]  # prompts and answers of every benchmark
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     texts = training_texts(arguments.data)
-    tokenizer = make_tokenizer([text for rows in texts.values() for text in rows])
+    tokenizer = make_tokenizer([text for rows in texts.values() for row in rows for text in row])
     model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(texts)} tasks")
     train(model, {name: encoded(rows, tokenizer) for name, rows in texts.items()}, arguments.steps)
@@ -56,12 +56,12 @@ def main() -> None:
 
 def training_texts(folder: Path) -> Texts:
     """Returns question and answer of every training row, per benchmark that is in ``folder``."""
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[tuple[str, str]]] = {}
     for preset in PRESETS.values():
         path = folder / f"{preset.file_stem or preset.name}.train.jsonl"
         if path.is_file():
             rows = [preset_row(preset, record, local=True) for record in read_records(path)]
-            texts[preset.name] = [f"{row.prompt}{row.answer}\n\n" for row in rows]
+            texts[preset.name] = [(row.prompt, f"{row.answer}\n\n") for row in rows]
     return texts
 
 
@@ -105,9 +105,12 @@ def make_model(tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def encoded(texts: Sequence[str], tokenizer: Qwen2Tokenizer) -> list[list[int]]:
-    """Returns the ids of every text."""
-    return tokenizer(list(texts), verbose=False)["input_ids"]
+def encoded(texts: Sequence[tuple[str, str]], tokenizer: Qwen2Tokenizer) -> list[list[int]]:
+    """Returns the ids of every prompt and its answer, encoded apart as they are in training."""
+    prompts, answers = (
+        tokenizer([row[part] for row in texts], verbose=False)["input_ids"] for part in (0, 1)
+    )
+    return [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def row(tasks: Mapping[str, list[list[int]]], rng: random.Random) -> list[int]:

@@ -258,10 +258,9 @@ def report_questions(folder: Path, start: Row, recipe: Row) -> list[Question]:
 def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Iterator[Question]:
     """Returns the report rows of one task."""
     name, table = task["name"], recipe["eval"]
-    if "preset" in task or "split_by" in task or set(start["metric"].values()) != {"accuracy"}:
-        raise CannotTellError(f"{name}: a preset, a split task or another metric than accuracy")
-    if task.get("grade", "marked") not in ("marked", "exact"):
-        raise CannotTellError(f"{name}: grade {task['grade']!r} is not written here a second time")
+    grade = task.get("grade", "marked")
+    if set(start["metric"].values()) != {"accuracy"} or grade not in ("marked", "exact"):
+        raise CannotTellError(f"{name}: its metric or grade is not written here a second time")
     if "report_path" not in task:
         raise CannotTellError(f"{name}: the report rows were carved by the program or come by hub")
     if task.get("num_fewshot", table.get("num_fewshot", 0)):
@@ -278,7 +277,7 @@ def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Ite
         if len(ids) > table["max_prompt_length"]:
             raise CannotTellError(f"{name}: a prompt is longer than max_prompt_length")
         limit = task.get("max_new_tokens", table.get("max_new_tokens", 512))
-        yield Question(name, ids, row["answer"], task.get("grade", "marked"), limit)
+        yield Question(name, ids, row["answer"], grade, limit)
 
 
 def outcomes(
