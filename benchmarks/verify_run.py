@@ -261,18 +261,15 @@ def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Ite
     grade = task.get("grade", "marked")
     if set(start["metric"].values()) != {"accuracy"} or grade not in ("marked", "exact"):
         raise CannotTellError(f"{name}: its metric or grade is not written here a second time")
-    if "report_path" not in task:
-        raise CannotTellError(f"{name}: the report rows were carved by the program or come by hub")
-    if task.get("num_fewshot", table.get("num_fewshot", 0)):
-        raise CannotTellError(f"{name}: the shots before each question were chosen by the program")
-    text = Path(task["report_path"]).read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    asked = start["rows"][name]["report"]
-    if len(rows) != asked:
+    if "report_path" not in task or task.get("num_fewshot", table.get("num_fewshot", 0)):
+        raise CannotTellError(f"{name}: the program chose the report rows or the shots")
+    lines = Path(task["report_path"]).read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line.strip()]
+    if len(rows) != (asked := start["rows"][name]["report"]):
         raise CannotTellError(f"{name}: {asked} of {len(rows)} rows were chosen by the program")
+    if not all({"prompt", "answer"} <= set(row) for row in rows):
+        raise CannotTellError(f"{name}: its rows are of another form")
     for row in rows:
-        if not {"prompt", "answer"} <= set(row):
-            raise CannotTellError(f"{name}: its rows are chats")
         ids = tuple(tokenizer(row["prompt"])["input_ids"])
         if len(ids) > table["max_prompt_length"]:
             raise CannotTellError(f"{name}: a prompt is longer than max_prompt_length")

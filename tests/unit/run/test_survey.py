@@ -73,9 +73,7 @@ def test_rows_without_a_loss_are_a_problem_of_their_task(small_recipe: Path) -> 
     assert "task 'noise': none of its 6 control rows" in problem
 
 
-def test_without_a_tokenizer_rows_are_read_all_the_same(
-    small_recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_tokenizer_rows_are_read_all_the_same(small_recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     found = surveyed(small_recipe, f"model.name_or_path={tmp_path / 'empty'}")
     (problem,) = found.problems
