@@ -71,10 +71,8 @@ def choice_rows(rng: random.Random) -> list[Row]:
 def instruction_rows(rng: random.Random) -> list[Row]:
     """Returns instructions, the word in `input` for one half of them, in the text for the other."""
     drawn = words(rng, 3)
-    rows = [{"instruction": "Reverse.", "input": w, "output": reverse(w)} for w in drawn[:HALF]]
-    rows += [
-        {"instruction": f"Reverse {w}.", "input": "", "output": reverse(w)} for w in drawn[HALF:]
-    ]
+    rows = [{"instruction": "Spell.", "input": w, "output": spell(w)} for w in drawn[:HALF]]
+    rows += [{"instruction": f"Spell {w}.", "input": "", "output": spell(w)} for w in drawn[HALF:]]
     rng.shuffle(rows)
     return [dict(row) for row in rows]
 

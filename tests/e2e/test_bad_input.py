@@ -114,7 +114,7 @@ RECIPE_CASES = {
     "task name that is no file name": Case(
         ("tasks.1.name", "letters, digits"), ("tasks.sort.name=a/b",)
     ),
-    "task without rows": Case(("sort", "needs path"), ("tasks.sort.path=",)),
+    "task without rows": Case(("sort", "own rows are named in path"), ("tasks.sort.path=",)),
     "path and dataset": Case(("tasks.sort.dataset", "not both"), ("tasks.sort.dataset=a/b",)),
     "LoRA option with full tuning": Case(
         ("model.lora_r = 2", 'no effect with tuning = "full"'), ("model.tuning=full",)
@@ -145,9 +145,9 @@ DATA_CASES = {
         ("line 21", "'prompt' is missing", "did you mean 'promt'?"),
         files={"add.jsonl": ADD + '{"promt": "x", "answer": "y"}\n'},
     ),
-    "answer is a number": Case(
+    "answer is a list": Case(
         ("line 21", "'answer' must be a string"),
-        files={"add.jsonl": ADD + '{"prompt": "x", "answer": 3}\n'},
+        files={"add.jsonl": ADD + '{"prompt": "x", "answer": [3]}\n'},
     ),
     "empty answer": Case(
         ("line 21", "'answer' is empty"), files={"add.jsonl": ADD + row("x", " ")}

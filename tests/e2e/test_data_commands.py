@@ -63,7 +63,7 @@ def test_a_good_recipe_is_ready(recipe: Path, command: Command) -> None:
     # the end of text 7.
     assert " ".join(starting(output, "same")[0].split()) == "same 12 0 6 6 17 84 plain"
     (warning,) = starting(output, "warning")
-    assert "same 6, noise 6, letter 6" in warning
+    assert "letter 6, noise 6, same 6" in warning
     assert "20.4 points" in warning
 
 
