@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# Read when torch is first imported: as the command line sets it, see msft_lite/cli.py.
+# Read when torch is first imported: as the command line sets it, see msft_lite/cli/commands.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

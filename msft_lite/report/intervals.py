@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 
@@ -49,7 +49,14 @@ def estimate_of(score: Score) -> Estimate:
     value, total = float(score.value), score.total
     squares = sum((row / MILLION - value) ** 2 for row in score.rows)
     half = _Z * math.sqrt(squares / max(1, total - 1) / total)
-    return Estimate(value, value - half, value + half)
+    return _within(Estimate(value, value - half, value + half), [score])
+
+
+def _within(estimate: Estimate, scores: Iterable[Score]) -> Estimate:
+    """Returns the estimate cut to 0 to 1, unless some row is a loss, which has no bound above."""
+    if any(min(score.rows) < 0 for score in scores):
+        return estimate
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
 
 
 def mean_estimate(scores: Mapping[str, Score]) -> Estimate:
@@ -63,9 +70,7 @@ def mean_estimate(scores: Mapping[str, Score]) -> Estimate:
     value = sum(part.value for part in parts) / len(parts)
     below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
     above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
-    if any(score.is_graded for score in scores.values()):
-        return Estimate(value, value - below, value + above)
-    return Estimate(value, max(0.0, value - below), min(1.0, value + above))
+    return _within(Estimate(value, value - below, value + above), scores.values())
 
 
 def task_differences(

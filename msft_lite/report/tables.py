@@ -277,11 +277,13 @@ def _evaluation_notes(totals: Totals) -> list[str]:
     if not totals.prompt_tokens:
         return []
     seconds = totals.seconds.get("generate", 0.0) + totals.seconds.get("swap", 0.0)
-    return [
-        f"An evaluation took {duration(seconds / max(1, totals.evaluations))} in the mean; the "
-        f"engine's prefix cache served {percent(totals.cached_tokens / totals.prompt_tokens)} % of "
-        f"{totals.prompt_tokens:,} prompt tokens."
-    ]
+    notes = [f"An evaluation took {duration(seconds / max(1, totals.evaluations))} in the mean."]
+    if totals.cached_tokens:
+        share = percent(totals.cached_tokens / totals.prompt_tokens)
+        notes.append(
+            f"The engine's prefix cache served {share} % of {totals.prompt_tokens:,} prompt tokens."
+        )
+    return notes
 
 
 def rich_grid(grid: Grid, *, width: int) -> Group:

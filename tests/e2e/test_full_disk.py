@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+TIMINGS = ("seconds", "peak_bytes", "cached_tokens")
 SMALL_BYTES = 40_000  # less than an adapter's snapshot, more than every other file of the run
 
 
@@ -19,7 +20,7 @@ def limited() -> None:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("seconds", "peak_bytes")} for r in rows]
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in rows]
 
 
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_recipe: Path) -> None:

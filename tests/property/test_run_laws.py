@@ -78,7 +78,7 @@ def short(folder: Path, *changes: str) -> Recipe:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """The ledger without what a clock or the memory of the machine decides."""
-    timings = ("seconds", "peak_bytes")
+    timings = ("seconds", "peak_bytes", "cached_tokens")
     return [
         {key: value for key, value in row.items() if key not in timings}
         for row in read_rows(folder / "ledger.jsonl")

@@ -86,6 +86,7 @@ def test_the_interval_of_graded_rows_is_that_of_their_mean() -> None:
     assert found.value == 0.5
     assert found.high - found.value == pytest.approx(1.959964 * 0.2041241, rel=1e-5)
     assert found.value - found.low == pytest.approx(found.high - found.value)
+    assert estimate_of(Score(worth=(0, 0, MILLION // 2))).low == 0.0  # no F1 is below
     one = estimate_of(Score(worth=(-2 * MILLION,)))
     assert (one.low, one.value, one.high) == (-2.0, -2.0, -2.0)
 
