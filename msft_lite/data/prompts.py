@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TEXTS_AT_ONCE = 1_000  # the tokenizer needs 100 bytes and more a token while it works
-_SLACK_TOKENS = 16  # by which the length of a prompt with fewer shots is misjudged at most
+_SLACK_TOKENS = 16  # lengths told from another row are off by what merges at a shot's edges
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +117,18 @@ class Encoder:
     def _digest(self) -> str | None:
         return tokenizer_digest(self._tokenizer)
 
+    @cached_property
+    def _vocabulary(self) -> int:
+        # Not the number of tokens: a vocabulary may have gaps.
+        return max(self._tokenizer.get_vocab().values()) + 1
+
     def _tokens(
         self, texts: Sequence[str], *, special: bool = False, places: bool = False
     ) -> list[Tokens]:
         key = None
         if self._cache and self._digest and texts:
             key = key_of(self._digest, texts, special=special, places=places)
-            found = self._cache.read(key, vocabulary=len(self._tokenizer))
+            found = self._cache.read(key, vocabulary=self._vocabulary)
             if found is not None:
                 self.from_cache += len(texts)
                 return found
@@ -289,9 +294,8 @@ def _chat_pair(row: Row, chat: Transcript, prompt: Ids, *, whole: Tokens, end: i
             "take away blanks at its start, or use another chat template"
         )
     ids = whole.ids if whole.ids[-1] == end else (*whole.ids, end)
-    if chat.is_one_answer:
-        return Pair(prompt, ids[len(prompt) :])
-    *earlier, (last, _) = _turns(chat, whole)
+    found = [(len(prompt), len(ids))] if chat.is_one_answer else _turns(chat, whole)
+    *earlier, (last, _) = found
     turns = [*(turn for turn in earlier if turn[0] < turn[1]), (last, len(ids))]
     first = turns[0][0]
     if not 0 < first <= last < len(ids):

@@ -1,4 +1,4 @@
-"""Makes the data files of these recipes: the same few skills in five of the forms rows come in.
+"""Makes the data files of these recipes: a few toy skills in five of the forms that rows come in.
 
 Draws everything from a fixed seed. Needs pyarrow, for the Parquet file only, whose bytes depend on
 pyarrow's version; its rows do not.
@@ -70,9 +70,9 @@ def choice_rows(rng: random.Random) -> list[Row]:
 
 def instruction_rows(rng: random.Random) -> list[Row]:
     """Returns instructions, the word in `input` for one half of them, in the text for the other."""
-    drawn = words(rng, 3)
-    rows = [{"instruction": "Spell.", "input": w, "output": spell(w)} for w in drawn[:HALF]]
-    rows += [{"instruction": f"Spell {w}.", "input": "", "output": spell(w)} for w in drawn[HALF:]]
+    drawn = words(rng, 4)
+    rows = [{"instruction": "Last letter?", "input": w, "output": w[-1]} for w in drawn[:HALF]]
+    rows += [{"instruction": f"Last of {w}", "input": "", "output": w[-1]} for w in drawn[HALF:]]
     rng.shuffle(rows)
     return [dict(row) for row in rows]
 

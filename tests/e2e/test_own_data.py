@@ -16,7 +16,7 @@ ROWS = {"train": 16, "control": 4, "report": 4}
 TASKS = {
     "csv": {"words-reverse", "words-sort"},
     "parquet": {"first", "sort"},
-    "alpaca": {"sort", "spell"},
+    "alpaca": {"last", "sort"},
     "sharegpt": {"reverse", "sort"},
     "openai": {"sort", "spell"},
 }
