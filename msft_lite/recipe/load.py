@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from msft_lite.errors import RecipeError
 from msft_lite.recipe.files import DEFAULT_METHOD, EXTENDS, merged, read_files
 from msft_lite.recipe.keys import NAME_PATTERN
-from msft_lite.recipe.models import LORA_KEYS, EngineTable, MsftTable, Recipe, TaskTable
+from msft_lite.recipe.method_tables import METHOD_TABLES, MsftTable
+from msft_lite.recipe.models import LORA_KEYS, EngineTable, Recipe, TaskTable
 from msft_lite.recipe.overrides import override
 from msft_lite.recipe.problems import Place, problem_lines, value_at
 
@@ -105,7 +106,8 @@ def json_schema() -> dict[str, Any]:
     del schema["required"]
     for table in ("ModelTable", "TrainTable", "TaskTable"):
         del schema["$defs"][table]["required"]
-    schema["$defs"]["SftTable"]["required"] = ["name"]
+    for method in set(METHOD_TABLES.values()) - {MsftTable}:
+        schema["$defs"][method.__name__]["required"] = ["name"]
     names = {"type": "string", "minLength": 1}
     schema["properties"][EXTENDS] = {
         "anyOf": [names, {"type": "array", "items": names}],

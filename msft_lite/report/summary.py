@@ -19,6 +19,7 @@ def summary(story: Story) -> dict[str, object]:
     is the same for two runs with the same rows.
     """
     totals = story.totals()
+    spent = totals.spending
     return {
         "format": FORMAT,
         "finished": story.finish is not None,
@@ -41,14 +42,14 @@ def summary(story: Story) -> dict[str, object]:
         "totals": {
             "steps": totals.steps,
             "rolled_back_steps": totals.rolled_back_steps,
-            "trained_tokens": totals.trained_tokens,
-            "generated_tokens": totals.generated_tokens,
-            "prompt_tokens": totals.prompt_tokens,
+            "trained_tokens": spent.trained.tokens,
+            "generated_tokens": spent.generated_tokens,
+            "prompt_tokens": spent.prompt_tokens,
             "evaluations": totals.evaluations,
         },
-        "cached_tokens": totals.cached_tokens,
+        "cached_tokens": spent.cached_tokens,
         "peak_bytes": totals.peak_bytes,
-        "seconds": {kind: round(value, 3) for kind, value in sorted(totals.seconds.items())},
+        "seconds": {kind: round(value, 3) for kind, value in sorted(spent.seconds.items())},
     }
 
 

@@ -236,7 +236,7 @@ def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
         short_place(story.mark_of(rollout.start)) if rollout.start != ROOT else "base",
         f"{len(rollout.tasks)} of {len(story.tasks)}",
         f"{max(0, len(rollout.marks) - 1)} of {len(rollout.steps)}",
-        f"{rollout.steps[-1]:,}",
+        f"{rollout.end_step:,}",
         "-" if best_mean is None else _steering_scale(story).text(float(best_mean)),
         rolled_back_text(story, rollout),
         ", ".join(drop.task for drop in rollout.drops) or "-",
@@ -254,8 +254,9 @@ def rolled_back_text(story: Story, rollout: RolloutStory) -> str:
 def cost_grid(story: Story) -> Grid:
     """Returns where the seconds went, longest first, with the other costs as notes."""
     totals = story.totals()
-    whole = sum(totals.seconds.values())
-    parts = sorted(totals.seconds.items(), key=lambda item: (-item[1], item[0]))
+    spent = totals.spending
+    whole = sum(spent.seconds.values())
+    parts = sorted(spent.seconds.items(), key=lambda item: (-item[1], item[0]))
     rows = [(kind, duration(value), percent(value / whole if whole else 0.0))
             for kind, value in parts]  # fmt: skip
     return Grid(
@@ -264,7 +265,7 @@ def cost_grid(story: Story) -> Grid:
         (*rows, ("sum", duration(whole), "100.0" if whole else "0.0")),
         (
             f"{totals.steps:,} optimizer steps, {totals.rolled_back_steps:,} of them rolled back; "
-            f"{totals.trained_tokens:,} tokens trained, {totals.generated_tokens:,} generated in "
+            f"{spent.trained.tokens:,} tokens trained, {spent.generated_tokens:,} generated in "
             f"{totals.evaluations:,} evaluations; most memory held {size(totals.peak_bytes)}.",
             *_evaluation_notes(totals),
         ),
@@ -274,14 +275,15 @@ def cost_grid(story: Story) -> Grid:
 
 def _evaluation_notes(totals: Totals) -> list[str]:
     """Returns what an evaluation took, and what the prefix cache spared it, if any generated."""
-    if not totals.prompt_tokens:
+    spent = totals.spending
+    if not spent.prompt_tokens:
         return []
-    seconds = totals.seconds.get("generate", 0.0) + totals.seconds.get("swap", 0.0)
+    seconds = spent.seconds.get("generate", 0.0) + spent.seconds.get("swap", 0.0)
     notes = [f"An evaluation took {duration(seconds / max(1, totals.evaluations))} in the mean."]
-    if totals.cached_tokens:
-        share = percent(totals.cached_tokens / totals.prompt_tokens)
+    if spent.cached_tokens:
+        share = percent(spent.cached_tokens / spent.prompt_tokens)
         notes.append(
-            f"The engine's prefix cache served {share} % of {totals.prompt_tokens:,} prompt tokens."
+            f"The engine's prefix cache served {share} % of {spent.prompt_tokens:,} prompt tokens."
         )
     return notes
 
