@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from msft_lite.report.fields import Fields
+from msft_lite.report.spending import Spending, Work
 
 FORMULA = """\
 FLOPs of T tokens, A of which carry loss, in rows whose squared lengths add up to S:
@@ -16,29 +16,6 @@ Recomputed activations, probes and evaluation stand apart; rolled-back training 
 Generation is counted without attention. Padding is not counted anywhere."""
 
 _UNITS = ("FLOPs", "kFLOPs", "MFLOPs", "GFLOPs", "TFLOPs", "PFLOPs", "EFLOPs", "ZFLOPs")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Rows that passed the model, in counts; padding is in none of them.
-
-    Attributes:
-        tokens: of all rows together.
-        answer_tokens: those of them that carry loss.
-        squared_tokens: the squared number of tokens of each row, added up.
-    """
-
-    tokens: int = 0
-    answer_tokens: int = 0
-    squared_tokens: int = 0
-
-    def __add__(self, other: Work) -> Work:
-        """Returns both together."""
-        return Work(
-            self.tokens + other.tokens,
-            self.answer_tokens + other.answer_tokens,
-            self.squared_tokens + other.squared_tokens,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +90,20 @@ def rates_of(start: Fields) -> Rates | None:
     )
 
 
-def work_of(row: Fields, kind: Literal["trained", "read"]) -> Work:
-    """Returns the work of a mark or audit row: what was trained on, or what was only read.
-
-    Counts that the row does not give are zero.
-
-    Raises:
-        LedgerError: a count is no whole number.
-    """
-    tokens, answer_tokens, squared_tokens = (
-        row.whole(key) if key in row.values else 0
-        for key in (f"{kind}_tokens", f"{kind}_answer_tokens", f"{kind}_squared_tokens")
+def flops_of(rates: Rates, spending: Spending) -> Flops:
+    """Returns what all of ``spending`` took."""
+    generated = generated_flops(
+        rates,
+        prompt_tokens=spending.prompt_tokens,
+        cached_tokens=spending.cached_tokens,
+        generated_tokens=spending.generated_tokens,
     )
-    return Work(tokens, answer_tokens, squared_tokens)
+    return (
+        trained_flops(rates, spending.trained)
+        + read_flops(rates, spending.read)
+        + probe_flops(rates, trained=spending.probed, read=spending.audited)
+        + generated
+    )
 
 
 def trained_flops(rates: Rates, work: Work) -> Flops:

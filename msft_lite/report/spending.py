@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+from msft_lite.report.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +73,18 @@ class Spending:
 
 
 NOTHING = Spending()
+
+
+def work_of(row: Fields, kind: Literal["trained", "read"]) -> Work:
+    """Returns the work of a mark or audit row: what was trained on, or what was only read.
+
+    Raises:
+        LedgerError: a count is no whole number.
+    """
+    kinds = ("tokens", "answer_tokens", "squared_tokens")
+    return Work(*(count(row, f"{kind}_{what}") for what in kinds))
+
+
+def count(row: Fields, key: str) -> int:
+    """Returns a whole number; 0 where the row has no such key, as old rows have none."""
+    return row.whole(key) if key in row.values else 0

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal
 
 from msft_lite.core import ROOT, Drop, Score
+from msft_lite.report.cost import Flops, Rates, flops_of
 from msft_lite.report.spending import NOTHING, Spending
 
 
@@ -31,6 +32,8 @@ class Setting:
         domains: what each task belongs to; of tasks of one's own it is empty.
         steer_on: the split that peaks, drops and the returned point were chosen on; where it is
             ``report`` the reported scores are of the rows that chose them.
+        rates: of the model, to tell operations from tokens; None where the row gives none.
+        model_bytes: of one copy of the base's weights; 0 where the row does not tell.
         facts: everything else of the row (device, engine, versions and so on), as written.
     """
 
@@ -41,6 +44,8 @@ class Setting:
     signal: str
     metrics: Mapping[str, str]
     domains: Mapping[str, str]
+    rates: Rates | None
+    model_bytes: int
     facts: Mapping[str, object]
 
     def steering_metrics(self) -> Mapping[str, str]:
@@ -210,6 +215,9 @@ class Totals:
         rolled_back_steps: optimizer steps of stretches that training did not go on from.
         peak_bytes: most memory that any mark interval held.
         disk_bytes: most that snapshots and crash copy took on the disk.
+        copies: copies of the model that snapshots and crash copy would fill, as a mean over the
+            evaluated marks; None where the size of a copy is not known.
+        flops: operations of all that was spent; None where the model's rates are not known.
         spending: all that was spent.
     """
 
@@ -218,6 +226,8 @@ class Totals:
     evaluations: int
     peak_bytes: int
     disk_bytes: int
+    copies: float | None
+    flops: Flops | None
     spending: Spending
 
 
@@ -309,6 +319,10 @@ class Story:
             [*(mark.spending for mark in marks), *(rollout.pending for rollout in self.rollouts)],
             Spending(seconds=self.finish.seconds) if self.finish else NOTHING,
         )
+        rates, model_bytes = self.setting.rates, self.setting.model_bytes
+        filled = [
+            mark.disk_bytes / model_bytes for mark in marks if model_bytes and mark.disk_bytes
+        ]
         return Totals(
             steps=sum(r.length(len(r.marks) - 1) for r in self.rollouts),
             rolled_back_steps=sum(
@@ -318,5 +332,7 @@ class Story:
             evaluations=len({mark.snapshot for mark in marks}),
             peak_bytes=max((mark.peak_bytes for mark in marks), default=0),
             disk_bytes=max((mark.disk_bytes for mark in marks), default=0),
+            copies=sum(filled) / len(filled) if filled else None,
+            flops=None if rates is None else flops_of(rates, spending),
             spending=spending,
         )

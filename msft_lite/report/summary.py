@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from msft_lite.core import Score
 from msft_lite.report.intervals import Estimate, estimate_of, mean_estimate, task_differences
@@ -15,8 +16,8 @@ def summary(story: Story) -> dict[str, object]:
     """Returns the content of summary.json.
 
     Accuracies and differences are shares of 1, a loss is negative, so that more is always better.
-    Everything outside ``seconds``, ``cached_tokens`` and ``peak_bytes``
-    is the same for two runs with the same rows.
+    Everything outside ``seconds``, ``cached_tokens``, ``peak_bytes``, ``disk`` and the evaluation's
+    operations is the same for two runs with the same rows.
     """
     totals = story.totals()
     spent = totals.spending
@@ -46,6 +47,12 @@ def summary(story: Story) -> dict[str, object]:
             "generated_tokens": spent.generated_tokens,
             "prompt_tokens": spent.prompt_tokens,
             "evaluations": totals.evaluations,
+            "flops": None if totals.flops is None else asdict(totals.flops),
+        },
+        "disk": {
+            "mean_copies": totals.copies,
+            "peak_bytes": totals.disk_bytes,
+            "written_bytes": spent.written_bytes,
         },
         "cached_tokens": spent.cached_tokens,
         "peak_bytes": totals.peak_bytes,

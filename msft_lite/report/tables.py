@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msft_lite.core import ROOT, Score
+from msft_lite.report.cost import flops_text
 from msft_lite.report.intervals import estimate_of, mean_estimate, task_differences
 from msft_lite.report.scale import Scale, scale_of
 from msft_lite.report.story import Mark, RolloutStory, Story, TaskRows, Totals
@@ -267,10 +268,28 @@ def cost_grid(story: Story) -> Grid:
             f"{totals.steps:,} optimizer steps, {totals.rolled_back_steps:,} of them rolled back; "
             f"{spent.trained.tokens:,} tokens trained, {spent.generated_tokens:,} generated in "
             f"{totals.evaluations:,} evaluations; most memory held {size(totals.peak_bytes)}.",
+            *_compute_notes(totals),
             *_evaluation_notes(totals),
         ),
         has_total=True,
     )
+
+
+def _compute_notes(totals: Totals) -> list[str]:
+    """Returns operations and disk, as far as the ledger tells them."""
+    notes: list[str] = []
+    if (flops := totals.flops) is not None:
+        parts = [("training", flops.model), ("recomputed", flops.recompute)]
+        parts += [("probes", flops.probe), ("evaluation", flops.evaluation)]
+        told = ", ".join(f"{what} {flops_text(value)}" for what, value in parts if value)
+        notes.append(f"Operations: {told}; {flops_text(flops.attention)} of training is attention.")
+    if totals.copies is not None:
+        notes.append(
+            f"Snapshots and crash copy took {totals.copies:.2f} copies of the model in the mean "
+            f"over the evaluated marks, {size(totals.disk_bytes)} at most; "
+            f"{size(totals.spending.written_bytes)} were written."
+        )
+    return notes
 
 
 def _evaluation_notes(totals: Totals) -> list[str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from msft_lite.core import LIVE, ROOT, Drop, Score
 from msft_lite.errors import LedgerError, did_you_mean
 from msft_lite.ledger import Row, read_rows
+from msft_lite.report.cost import rates_of
 from msft_lite.report.fields import Fields
-from msft_lite.report.spending import NOTHING, Spending, Work
+from msft_lite.report.spending import NOTHING, Spending, count, work_of
 from msft_lite.report.story import (
     Finish,
     Mark,
@@ -27,7 +28,7 @@ from msft_lite.report.story import (
 FORMAT = 1  # of the ledger rows; see docs/format.md
 _OWN_FIELDS = {
     "kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on", "signal",
-    "metric", "domain",
+    "metric", "domain", "flops", "model_bytes",
 }  # fmt: skip
 
 
@@ -91,6 +92,8 @@ def _start(fields: Fields) -> Story:
         signal=fields.text("signal") if "signal" in fields.values else "metric",
         metrics=_of_tasks(fields, "metric", names, default="accuracy"),
         domains=_of_tasks(fields, "domain", names, default=""),
+        rates=rates_of(fields),
+        model_bytes=count(fields, "model_bytes"),
         facts={key: value for key, value in fields.values.items() if key not in _OWN_FIELDS},
     )
     if setting.marks_per_epoch == 0:
@@ -227,7 +230,7 @@ def _scored(story: Story, rollout: RolloutStory, fields: Fields) -> RolloutStory
         scores=fields.scores(story.names, "scores", "outcomes"),
         train_loss=fields.numbers("train_loss"),
         spending=rollout.pending,
-        disk_bytes=_count(fields, "disk_bytes"),
+        disk_bytes=count(fields, "disk_bytes"),
         peak_bytes=fields.whole("peak_bytes"),
         shared=fields.text("shared") if "shared" in fields.values else "",
     )
@@ -240,8 +243,8 @@ def _audit(story: Story, fields: Fields) -> Story:
     if not rollout.is_complete:
         raise fields.damaged(f"an audit before the last mark of roll-out {rollout.progress.n}")
     spending = Spending(
-        probed=_work(fields, "trained"),
-        audited=_work(fields, "read"),
+        probed=work_of(fields, "trained"),
+        audited=work_of(fields, "read"),
         seconds=fields.numbers("seconds"),
     )
     if rollout.progress.end == LIVE or not rollout.marks:
@@ -253,24 +256,14 @@ def _audit(story: Story, fields: Fields) -> Story:
 
 def _spending(fields: Fields) -> Spending:
     return Spending(
-        trained=_work(fields, "trained"),
-        read=_work(fields, "read"),
-        prompt_tokens=_count(fields, "prompt_tokens"),
-        cached_tokens=_count(fields, "cached_tokens"),
+        trained=work_of(fields, "trained"),
+        read=work_of(fields, "read"),
+        prompt_tokens=count(fields, "prompt_tokens"),
+        cached_tokens=count(fields, "cached_tokens"),
         generated_tokens=fields.whole("generated_tokens"),
-        written_bytes=_count(fields, "written_bytes"),
+        written_bytes=count(fields, "written_bytes"),
         seconds=fields.numbers("seconds"),
     )
-
-
-def _work(fields: Fields, prefix: str) -> Work:
-    kinds = ("tokens", "answer_tokens", "squared_tokens")
-    return Work(*(_count(fields, f"{prefix}_{kind}") for kind in kinds))
-
-
-def _count(fields: Fields, key: str) -> int:
-    """Returns a whole number; 0 where the row has no such key, as old rows have none."""
-    return fields.whole(key) if key in fields.values else 0
 
 
 def _drop(story: Story, fields: Fields) -> Story:

@@ -10,16 +10,15 @@ from msft_lite.report.cost import (
     FORMULA,
     Flops,
     Rates,
-    Work,
     flops_text,
     generated_flops,
     probe_flops,
     rates_of,
     read_flops,
     trained_flops,
-    work_of,
 )
 from msft_lite.report.fields import Fields
+from msft_lite.report.spending import Work, work_of
 
 # Every rate is another power of ten, so that each digit of a sum says what went into it.
 RATES = Rates(
