@@ -19,8 +19,10 @@ from msft_lite.recipe.models import (
     TaskTable,
     TrainTable,
 )
+from msft_lite.recipe.several import ALL_METHODS, Variant, load_several
 
 __all__ = [
+    "ALL_METHODS",
     "METHOD_TABLES",
     "DataTable",
     "EngineTable",
@@ -31,9 +33,11 @@ __all__ = [
     "SftTable",
     "TaskTable",
     "TrainTable",
+    "Variant",
     "digest",
     "dump_toml",
     "json_schema",
     "load",
+    "load_several",
     "samples",
 ]

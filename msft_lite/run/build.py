@@ -191,6 +191,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "kind": "start",
         "format": 1,
         "recipe": digest(recipe),
+        "setting": digest(recipe, method=False),
         "method": recipe.method.name,
         "seed": recipe.seed,
         "tasks": [task.name for task in shop.tasks],

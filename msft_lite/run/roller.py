@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from msft_lite.core import LIVE, Clock, Rollout, RowId, Trace, best_point, live_snapshots
+from msft_lite.core import LIVE, ROOT, Clock, Rollout, RowId, Trace, best_point, live_snapshots
 from msft_lite.data.sampler import Cursor, draw
 from msft_lite.data.task import Example, Task
 from msft_lite.errors import Interrupted, SnapshotError
@@ -17,6 +17,7 @@ from msft_lite.ledger import Ledger, rows_digest
 from msft_lite.report.live import Watcher
 from msft_lite.run.audit import Auditor
 from msft_lite.run.evaluator import Evaluation, Evaluator, Split
+from msft_lite.run.lending import Lender
 from msft_lite.run.mark_row import LossMeter, mark_row
 from msft_lite.run.position import Mark, Position
 from msft_lite.snapshot.codec import size_bytes
@@ -38,6 +39,7 @@ class Parts:
     tasks: Mapping[str, Task]
     watch: Watcher
     stop_requested: Callable[[], bool]
+    lender: Lender
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Roller:
         self._ledger = parts.ledger
         self._tasks = parts.tasks
         self._watch = parts.watch
+        self._lender = parts.lender
         self._stop_requested = parts.stop_requested
         self._settings = settings
         self._auditor = Auditor(
@@ -107,6 +110,8 @@ class Roller:
                 last mark.
             Interrupted: the user asked for an end; the last mark is saved.
         """
+        if self._borrowed(request):
+            return self._ledger.trace()
         position = self._resumed(request) or self._begun(request)
         self._position = position
         if not request.score:  # later the trainer must keep what it holds: it is not saved
@@ -120,6 +125,15 @@ class Roller:
         if request.audit != "none" and self._ledger.audit is None:
             self._ledger.append(self._auditor.row(position.n, request, position.cursor.key))
         return self._ledger.trace()
+
+    def _borrowed(self, request: Rollout) -> bool:
+        """Records an equal roll-out of another run as this one's; returns whether there is one."""
+        rows, own = self._lender.marks(request), self._ledger.points
+        if not rows or any(a.snapshot != b["snapshot"] for a, b in zip(own, rows, strict=False)):
+            return False
+        for row in rows[len(own) :]:
+            self._ledger.append({**row, "n": self._ledger.n})
+        return True
 
     def report(self, snapshot: str) -> Evaluation:
         """Returns the scores of ``snapshot`` on the report rows.
@@ -332,6 +346,8 @@ class Roller:
         return time.monotonic() - started
 
     def _mark_row(self, n: int, mark: Mark, waited_seconds: float) -> Mapping[str, Any]:
+        if mark.snapshot == ROOT and not self._known(ROOT) and (base := self._lender.base()):
+            return {**base, "n": n}
         evaluation = self._known(mark.snapshot) or self._measured(mark.snapshot)
         row = mark_row(n, mark, evaluation, waited_seconds=waited_seconds)
         crash_path = self._settings.crash_path

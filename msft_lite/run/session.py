@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from msft_lite.errors import (
@@ -21,6 +22,7 @@ from msft_lite.run.engines import build_evaluator
 from msft_lite.run.evaluator import Evaluator
 from msft_lite.run.finish import finish
 from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.stop import StopFlag
@@ -47,7 +49,7 @@ def load_run(folder: Path) -> Recipe:
     return load(place.recipe, [f"output_dir={folder.resolve()}"])
 
 
-def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
+def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] = ()) -> Path:
     """Runs ``recipe`` to its end and returns the run folder.
 
     Args:
@@ -55,6 +57,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
         mode: ``new`` wants an unused folder, ``resume`` goes on with the run in it, ``overwrite``
             removes that run first.
         watch: sees every ledger row, recorded or new, and the progress between them.
+        lenders: folders of runs whose records may be taken over where they are the same.
 
     Raises:
         MsftError: something is wrong that the user can mend; the run can be resumed from its last
@@ -70,7 +73,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
             return folder.path
         shop.store.prove(shop.trainer.capture())
         try:
-            _train_and_finish(recipe, shop, stop)
+            _train_and_finish(recipe, shop, stop, lenders)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {_way_back(shop)}") from None
         except (EngineError, TrainError, SnapshotError) as error:
@@ -115,20 +118,25 @@ def _check_same_run(path: Path, recorded: Row, row: Row) -> None:
             )
 
 
-def _train_and_finish(recipe: Recipe, shop: Workshop, stop: StopFlag) -> None:
+def _train_and_finish(
+    recipe: Recipe, shop: Workshop, stop: StopFlag, lenders: Sequence[Path]
+) -> None:
     options = recipe.method.model_dump(exclude={"name", "signal"})
     method = build_method(recipe.method.name, shop.clock, options)
     evaluator = build_evaluator(recipe, shop)
     try:
         evaluator.ready("control")  # an engine that is needed starts while training begins
-        roller = _roller(recipe, shop, evaluator, stop)
+        lender = Lender(lenders, shop.ledger.rows[0])
+        roller = _roller(recipe, shop, evaluator, stop, lender)
         verdict = drive(method, roller.execute, shop.ledger)
         finish(recipe, shop, roller, verdict)
     finally:
         evaluator.close()
 
 
-def _roller(recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag) -> Roller:
+def _roller(
+    recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag, lender: Lender
+) -> Roller:
     parts = Parts(
         trainer=shop.trainer,
         store=shop.store,
@@ -137,6 +145,7 @@ def _roller(recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag
         tasks={task.name: task for task in shop.tasks},
         watch=shop.watch,
         stop_requested=lambda: stop.requested,
+        lender=lender,
     )
     settings = RollerSettings(
         clock=shop.clock,
