@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from msft_lite.core import LIVE, ROOT, Mixture, Rollout, Trace
-from msft_lite.errors import EngineError, SnapshotError
+from msft_lite.errors import EngineError, OutputFolderError, SnapshotError
 from msft_lite.ledger import Ledger, read_rows
-from msft_lite.recipe import Recipe, load
+from msft_lite.recipe import Recipe, Variant, load
 from msft_lite.run.build import build_workshop
+from msft_lite.run.compare import run_several
 from msft_lite.run.engines import build_evaluator
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.lending import Lender
@@ -80,6 +81,16 @@ class Silent:
             if self.left == 0:
                 raise Killed
             self.left -= 1
+
+
+class Kills:
+    """Makes a watcher for each of several runs; 0 lets a run come to its end."""
+
+    def __init__(self, *rows: int) -> None:
+        self.rows = iter(rows)
+
+    def __call__(self) -> Silent:
+        return Silent(killed_at=next(self.rows) or -1)
 
 
 class Killed(BaseException):
@@ -177,6 +188,30 @@ def test_a_killed_probe_run_goes_on_from_steps_that_were_never_saved(tmp_path: P
     run(recipe, mode="resume", watch=Silent())
     assert results(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole)
+
+
+def test_a_search_that_is_taken_over_is_the_one_that_would_have_been_made(tmp_path: Path) -> None:
+    options = (*WITHOUT_MSFT, "method.name=sro", "method.epochs=1")
+    alone = run(short(tmp_path / "alone", *options), mode="new", watch=Silent())
+    recipes = [
+        short(tmp_path / name, *WITHOUT_MSFT, f"method.name={name}", "method.epochs=1")
+        for name in ("sft", "sro", "soft_sro")
+    ]
+    variants = [Variant(recipe.method.name, recipe) for recipe in recipes]
+    with pytest.raises(Killed):  # in the middle of the second run
+        run_several(variants, mode="new", watch=Kills(0, 9, 0))
+    folders = run_several(variants, mode="resume", watch=Silent)
+    shared = [row for row in results(folders[1]) if row.get("shared")]
+    assert {row["shared"] for row in shared} == {f"{tmp_path.name}/sft"}
+    assert len(shared) >= 5  # the start and a quarter epoch each
+    assert {row["n"] for row in shared} == {1}
+    without = [{k: v for k, v in row.items() if k != "shared"} for row in results(folders[1])]
+    assert without == results(alone)
+    assert tensors(folders[1]) == tensors(alone)
+    assert {row["shared"] for row in results(folders[2]) if row.get("shared")}
+    assert run_several(variants, mode="resume", watch=Kills(0, 0, 0)) == folders  # all are done
+    with pytest.raises(OutputFolderError, match="--resume"):
+        run_several(variants, mode="new", watch=Silent)
 
 
 def test_law_3_with_the_crash_copy_lost_too(whole: dict[str, Path], tmp_path: Path) -> None:
