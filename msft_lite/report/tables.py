@@ -317,6 +317,20 @@ def _widest(grid: Grid) -> int:
     return sum(max(len(visible(cell)) for cell in column) + 2 for column in columns)
 
 
+def narrow_width(grid: Grid) -> int:
+    """Returns the width that `rich_grid` needs with intervals on lines of their own."""
+    columns = zip(grid.columns, *grid.rows, strict=True)
+    widths = [
+        max(
+            len(line)
+            for cell in (column[0].strip().replace(" rows", "\nrows"), *map(visible, column[1:]))
+            for line in _broken(cell).split("\n")
+        )
+        for column in columns
+    ]
+    return sum(width + 2 for width in widths) - 2
+
+
 def _broken(cell: str) -> str:
     return re.sub(r" \[([-+.\d]+, [-+.\d]+)\]$", r"\n[\1]", cell)
 
