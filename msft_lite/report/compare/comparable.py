@@ -49,17 +49,19 @@ def _check_same(key: str, first: tuple[str, object], second: tuple[str, object])
     (name, value), (other_name, other) = first, second
     if value == other:
         return
-    if isinstance(value, Mapping) and isinstance(other, Mapping):
-        entries = cast("Mapping[str, object]", value)
-        others = cast("Mapping[str, object]", other)
+    entries, others = _entries(value), _entries(other)
+    if entries and others:
         entry = next(k for k in (*entries, *others) if entries.get(k) != others.get(k))
-        _check_same(
-            f"{key}.{entry}", (name, entries.get(entry)), (other_name, others.get(entry))
-        )
+        parts = (name, entries.get(entry)), (other_name, others.get(entry))
+        _check_same(f"{key}.{entry}", *parts)
     raise LedgerError(
         f"{name} and {other_name} cannot be compared: {key} = {_text(value)} in the first and "
         f"{_text(other)} in the second; compare runs on the same base and the same rows"
     )
+
+
+def _entries(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str:

@@ -101,7 +101,8 @@ def _means(comparison: Comparison) -> Figure:
         )  # fmt: skip
     _name_rows(axes, [_named(system) for system in ordered])
     axes.set_xlabel(
-        f"{_UNITS[scale]}; dashed line and hollow mark: {_drawable(comparison.reference)}",
+        f"{_UNITS[scale]}; dashed line and hollow mark: {_drawable(comparison.reference)}\n"
+        "differences are of the same rows, so their own intervals say more than these",
         fontsize=9, parse_math=False,
     )  # fmt: skip
     _clean(axes)
@@ -114,16 +115,19 @@ def _spent(comparison: Comparison) -> Figure:
     values, unit = _spending(comparison)
     figure = _figure(8.0, 4.6, f"Mean score against what training took{steered(comparison)}")
     axes = figure.subplots()
-    for number, (system, value) in enumerate(zip(comparison.systems, values, strict=True)):
+    places = _side_by_side(values)
+    for number, (system, value) in enumerate(zip(comparison.systems, places, strict=True)):
         score = _scaled(system.mean.score, scale)
         axes.errorbar(
             value, score.value, yerr=_arms(score), color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)], ms=8, lw=0.9, ls="none", mec="white", mew=0.6,
+            marker=_MARKERS[number % len(_MARKERS)], ls="none", mec="white", mew=0.6,
+            ms=8, lw=1.1,
             label=str(number), zorder=3,
         )  # fmt: skip
     axes.set_xlim(left=0, right=1.06 * max(values) or 1.0)
     axes.set_ylabel(f"mean over tasks: {_UNITS[scale]}", fontsize=9)
-    axes.set_xlabel(unit, fontsize=9)
+    moved = "" if places == values else "; marks of one place stand side by side"
+    axes.set_xlabel(f"{unit}{moved}", fontsize=9)
     _clean(axes, "both")
     legend = figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     for text, system in zip(legend.get_texts(), comparison.systems, strict=True):
@@ -131,6 +135,25 @@ def _spent(comparison: Comparison) -> Figure:
         text.set_parse_math(False)
         text.set_text(_named(system))
     return figure
+
+
+def _side_by_side(values: Sequence[float]) -> list[float]:
+    """Returns ``values``, those less than a mark's width apart moved to either side."""
+    width = 0.016 * max(values)
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    groups: list[list[int]] = []
+    for place in order:
+        if groups and values[place] - values[groups[-1][-1]] < width:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    found = list(values)
+    for group in groups:
+        if len(group) > 1:
+            centre = sum(values[place] for place in group) / len(group)
+            for number, place in enumerate(sorted(group)):
+                found[place] = centre + (number - (len(group) - 1) / 2) * width
+    return found
 
 
 def _spending(comparison: Comparison) -> tuple[list[float], str]:

@@ -14,6 +14,7 @@ from msft_lite.report.tables import MEAN, Grid
 from msft_lite.report.wording import counted, duration, size
 
 BEST = "* "  # before the best score of a row or column
+BEST_NOTE = BEST + "marks the best, ties included."
 UNKNOWN = "-"
 _PREFIXES = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
 
@@ -49,7 +50,8 @@ def methods_grid(comparison: Comparison) -> Grid:
         ("System ", "Seeds", f"Mean {scale.unit}", "Sd over tasks", "First places",
          f"Against {comparison.reference}"),
         tuple(rows),
-        (*score_notes(comparison), *_places_notes(comparison), *_base_notes(comparison, scale)),
+        (BEST_NOTE, *score_notes(comparison), *_places_notes(comparison),
+         *_base_notes(comparison, scale)),
     )  # fmt: skip
 
 
@@ -72,10 +74,10 @@ def domains_grid(comparison: Comparison) -> Grid:
             )
     parts = "; ".join(f"{name}: {', '.join(of)}" for name, of in comparison.domains.items())
     return Grid(
-        f"Means by domain{steered(comparison)}",
+        f"Means by domain{_unit(comparison)}{steered(comparison)}",
         ("Domain ", "System ", "Mean", f"Against {comparison.reference}"),
         tuple(rows),
-        (f"{parts}.", *short_notes(comparison)),
+        (BEST_NOTE, f"{parts}.", *short_notes(comparison)),
     )
 
 
@@ -103,7 +105,7 @@ def scores_grid(comparison: Comparison) -> Grid:
         f"Scores by task{_unit(comparison)}{steered(comparison)}",
         ("Task ", "Rows", *(system.label for system in comparison.systems)),
         (*rows, (MEAN, f"{sum(comparison.rows.values()):,}", *means)),
-        ("* marks the best score of a row, ties included.", *short_notes(comparison)),
+        (BEST_NOTE, *short_notes(comparison)),
         has_total=True,
     )
 
@@ -118,7 +120,7 @@ def differences_grid(comparison: Comparison) -> Grid:
     scale = whole_scale(comparison)
     means = [scale.difference(system.mean.difference) for system in comparison.others]
     return Grid(
-        f"Differences to {comparison.reference} by task{_unit(comparison)}{steered(comparison)}",
+        f"Differences to {comparison.reference} by task{_points(comparison)}{steered(comparison)}",
         ("Task ", *(system.label for system in comparison.others)),
         (*rows, (MEAN, *means)),
         (multiplicity_note(comparison, len(comparison.tasks)), *short_notes(comparison)),
@@ -158,7 +160,8 @@ def compute_grid(comparison: Comparison) -> Grid:
             "Rolled-back steps count as spent. Training: model FLOPs of the steps, without those "
             "that gradient checkpointing repeats. Probes: losses that a method asks for beside its "
             "steps. Evaluation: reading and generating to score at marks.",
-            *_cost_notes(comparison),
+            *_missing_notes(rows),
+            *_seed_cost_notes(comparison),
         ),
     )
 
@@ -206,7 +209,8 @@ def disk_grid(comparison: Comparison) -> Grid:
         (
             "Copies: bytes of snapshots and crash copy over bytes of the whole model, in the mean "
             "over the evaluations.",
-            *_cost_notes(comparison),
+            *_missing_notes(rows),
+            *_seed_cost_notes(comparison),
         ),
     )
 
@@ -331,6 +335,11 @@ def _unit(comparison: Comparison) -> str:
     return f" in {scales.pop().unit}" if len(scales) == 1 else ""
 
 
+def _points(comparison: Comparison) -> str:
+    unit = _unit(comparison)
+    return " in percentage points" if unit == " in %" else unit
+
+
 def _costs(comparison: Comparison) -> Sequence[Costs]:
     return [system.costs for system in comparison.systems]
 
@@ -339,8 +348,9 @@ def _flops(value: float | None, factor: float) -> str:
     return UNKNOWN if value is None else f"{value / factor:,.2f}"
 
 
-def _cost_notes(comparison: Comparison) -> list[str]:
-    return [f"{UNKNOWN}: not in the ledger.", *_seed_cost_notes(comparison)]
+def _missing_notes(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Returns what a dash means, if there is one."""
+    return ["A dash: not in the ledger."] if any(UNKNOWN in row for row in rows) else []
 
 
 def _seed_cost_notes(comparison: Comparison) -> list[str]:

@@ -9,8 +9,8 @@ from msft_lite.report.compare.grids import BEST, UNKNOWN
 from msft_lite.report.tables import Grid
 from msft_lite.report.wording import visible
 
-_HEAD = r"""% Made by msft-lite compare. To use a table elsewhere copy it from \begin to \end{table};
-% it needs \usepackage{booktabs,graphicx}. A character outside ASCII is written as U+ and a number.
+_HEAD = r"""% Made by msft-lite compare. To use a table elsewhere copy it from \begin to \end{table}; it needs
+% \usepackage{booktabs,graphicx}. A character outside ASCII is written as U+ and its number.
 \documentclass{article}
 \usepackage[margin=2cm]{geometry}
 \usepackage{booktabs,graphicx}
@@ -52,7 +52,7 @@ def latex_table(grid: Grid, *, label: str) -> str:
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([
         r"\begin{table}[p]", r"\centering", rf"\caption{{{latex_text(grid.title)}.}}",
-        rf"\label{{{label}}}",
+        rf"\label{{{label}}}", r"\smallskip",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{rules}}}", r"\toprule", *lines, r"\bottomrule",
         r"\end{tabular}}", *_notes(grid), r"\end{table}", "",
@@ -71,7 +71,8 @@ def latex_text(text: str) -> str:
 def _notes(grid: Grid) -> list[str]:
     if not grid.notes:
         return []
-    text = " ".join(latex_text(note) for note in grid.notes)
+    notes = [f"Bold{n.removeprefix('*')}" if n.startswith(BEST) else n for n in grid.notes]
+    text = " ".join(latex_text(note) for note in notes)
     return [r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize " + text + r"\end{minipage}"]
 
 
