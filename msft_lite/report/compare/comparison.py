@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from msft_lite.core import Score
@@ -242,7 +242,8 @@ def _score(sample: Sample, tasks: Sequence[str]) -> Estimate:
     scores = sample.scores[0]
     if len(tasks) == 1:
         return estimate_of(scores[tasks[0]])
-    return mean_estimate({task: scores[task] for task in tasks})
+    found = mean_estimate({task: scores[task] for task in tasks})
+    return replace(found, value=float(_exact(sample, tasks)))  # so that ties are exact
 
 
 def _system(

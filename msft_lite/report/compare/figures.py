@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msft_lite.report.compare.comparison import Comparison, System
-from msft_lite.report.compare.grids import flops_unit, steered, whole_scale
+from msft_lite.report.compare.cost_grids import flops_unit
+from msft_lite.report.compare.grids import steered, whole_scale
 from msft_lite.report.intervals import Estimate
 from msft_lite.report.scale import F1, LOSS, OWN, PERCENT, Scale
 from msft_lite.report.tables import MEAN

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from msft_lite.report.compare.grids import BEST, UNKNOWN
+from msft_lite.report.compare.cost_grids import UNKNOWN
+from msft_lite.report.compare.grids import BEST
 from msft_lite.report.tables import Grid
 from msft_lite.report.wording import visible
 
-_HEAD = r"""% Made by msft-lite compare. To use a table elsewhere copy it from \begin to \end{table}; it needs
-% \usepackage{booktabs,graphicx}. A character outside ASCII is written as U+ and its number.
+_HEAD = r"""% Made by msft-lite compare. For use elsewhere copy a table from \begin to \end{table};
+% it needs \usepackage{booktabs,graphicx}. Characters outside ASCII are written as U+ and a code.
 \documentclass{article}
 \usepackage[margin=2cm]{geometry}
 \usepackage{booktabs,graphicx}
