@@ -72,8 +72,10 @@ def said_differences(named: Sequence[tuple[str, Story]]) -> list[str]:
     """Returns a sentence for everything that differs, may differ, and should be known."""
     notes: list[str] = []
     for key in SAID:
-        values = {name: str(story.setting.facts.get(key, "unknown")) for name, story in named}
-        if len(set(values.values())) > 1:
-            told = ", ".join(f"{value} ({name})" for name, value in values.items())
+        names: dict[str, list[str]] = {}
+        for name, story in named:
+            names.setdefault(str(story.setting.facts.get(key, "unknown")), []).append(name)
+        if len(names) > 1:
+            told = ", ".join(f"{value} ({', '.join(of)})" for value, of in names.items())
             notes.append(f"The runs differ in {key}: {told}.")
     return notes

@@ -126,7 +126,7 @@ def compare(
         LedgerError: the runs cannot be compared, a seed comes twice in a system, or no system has
             the reference's label.
     """
-    named = [(_name(label, run), run) for label, runs in stories.items() for run in runs]
+    named = [(_name(label, run, of), run) for label, of in stories.items() for run in of]
     if not named:
         raise LedgerError("there is no run to compare")
     check_comparable(named)
@@ -152,8 +152,8 @@ def compare(
     )
 
 
-def _name(label: str, story: Story) -> str:
-    return f"{label} (seed {story.setting.seed})"
+def _name(label: str, run: Story, runs: Sequence[Story]) -> str:
+    return label if len(runs) == 1 else f"{label} of seed {run.setting.seed}"
 
 
 def _by_seed(label: str, runs: Sequence[Story]) -> tuple[Story, ...]:

@@ -15,11 +15,7 @@ _PREFIXES = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
 
 def compute_grid(comparison: Comparison) -> Grid:
     """Returns a row a system: tokens, FLOPs, evaluations, time."""
-    columns: tuple[tuple[str, Callable[[Costs], float | None]], ...] = (
-        ("Training", lambda costs: costs.training_flops),
-        ("Probe", lambda costs: costs.probe_flops),
-        ("Evaluation", lambda costs: costs.evaluation_flops),
-    )
+    columns = _flops_columns(comparison)
     units = [flops_unit(map(read, _costs(comparison))) for _, read in columns]
     rows = [
         (
@@ -42,13 +38,25 @@ def compute_grid(comparison: Comparison) -> Grid:
         ("System ", "Trained tokens", *headings, "Evaluations", "Time"),
         tuple(rows),
         (
-            "Rolled-back steps count as spent. Training: model FLOPs of the steps, without those "
-            "that gradient checkpointing repeats. Probes: losses that a method asks for beside its "
-            "steps. Evaluation: reading and generating to score at marks.",
+            "Rolled-back steps count as spent. Training: model FLOPs of the steps; what gradient "
+            "checkpointing computes a second time stands apart. Probe: losses that a method asks "
+            "for beside its steps. Evaluation: reading and generating to score at marks.",
             *_missing_notes(rows),
             *_seed_cost_notes(comparison),
         ),
     )
+
+
+def _flops_columns(comparison: Comparison) -> list[tuple[str, Callable[[Costs], float | None]]]:
+    """Returns heading and value of every kind of FLOPs; none is recomputed in most runs."""
+    recompute = [costs.recompute_flops for costs in _costs(comparison)]
+    columns: list[tuple[bool, str, Callable[[Costs], float | None]]] = [
+        (True, "Training", lambda costs: costs.training_flops),
+        (any(recompute), "Recomputed", lambda costs: costs.recompute_flops),
+        (True, "Probe", lambda costs: costs.probe_flops),
+        (True, "Evaluation", lambda costs: costs.evaluation_flops),
+    ]
+    return [(name, read) for is_shown, name, read in columns if is_shown]
 
 
 def time_grid(comparison: Comparison) -> Grid:

@@ -14,6 +14,7 @@ class Costs:
 
     Attributes:
         training_flops: model FLOPs of every optimizer step, rolled-back ones too.
+        recompute_flops: of activations that were computed a second time, counted apart.
         probe_flops: FLOPs of losses that a method asked for beside its steps.
         evaluation_flops: FLOPs of reading and generating to score.
         evaluations: snapshots scored.
@@ -23,6 +24,7 @@ class Costs:
     """
 
     training_flops: float | None
+    recompute_flops: float | None
     probe_flops: float | None
     evaluation_flops: float | None
     trained_tokens: float
@@ -51,6 +53,7 @@ def costs_of(story: Story) -> Costs:
     totals = story.totals()
     return Costs(
         training_flops=None,
+        recompute_flops=None,
         probe_flops=None,
         evaluation_flops=None,
         trained_tokens=float(totals.trained_tokens),
@@ -66,6 +69,7 @@ def mean_costs(costs: Sequence[Costs]) -> Costs:
     kinds = sorted({kind for each in costs for kind in each.seconds})
     return Costs(
         training_flops=_known_mean(each.training_flops for each in costs),
+        recompute_flops=_known_mean(each.recompute_flops for each in costs),
         probe_flops=_known_mean(each.probe_flops for each in costs),
         evaluation_flops=_known_mean(each.evaluation_flops for each in costs),
         trained_tokens=_mean([each.trained_tokens for each in costs]),

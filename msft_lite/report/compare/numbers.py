@@ -104,6 +104,7 @@ def _cost_lines(label: str, seed: str, costs: Costs) -> Iterator[Line]:
 def _cost_items(costs: Costs) -> Iterable[tuple[str, float | None]]:
     return (
         ("training_flops", costs.training_flops),
+        ("recompute_flops", costs.recompute_flops),
         ("probe_flops", costs.probe_flops),
         ("evaluation_flops", costs.evaluation_flops),
         ("trained_tokens", costs.trained_tokens),
