@@ -29,7 +29,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _BLUE, _GRID, _ZERO = "#0072B2", "#D0D0D0", "#6A6A6A"
 _MOST_COLUMNS = 3
-_MOST_LABEL = 28  # characters of a name that a figure shows
+_MOST_LABEL = 31  # characters of a name that a figure shows
 _UNITS = {
     PERCENT: "correct, %",
     F1: "F1",
@@ -114,9 +114,10 @@ def _spent(comparison: Comparison) -> Figure:
     """Returns mean score against training FLOPs, or tokens where FLOPs are unknown."""
     scale = whole_scale(comparison)
     values, unit = _spending(comparison)
-    figure = _figure(8.0, 4.6, f"Mean score against what training took{steered(comparison)}")
+    places, columns = side_by_side(values), 2 if _has_long_labels(comparison) else 4
+    height = 4.4 + 0.22 * ceil(len(values) / columns)
+    figure = _figure(8.0, height, f"Mean score against what training took{steered(comparison)}")
     axes = figure.subplots()
-    places = _side_by_side(values)
     for number, (system, value) in enumerate(zip(comparison.systems, places, strict=True)):
         score = _scaled(system.mean.score, scale)
         axes.errorbar(
@@ -125,12 +126,12 @@ def _spent(comparison: Comparison) -> Figure:
             ms=8, lw=1.1,
             label=str(number), zorder=3,
         )  # fmt: skip
-    axes.set_xlim(left=0, right=1.06 * max(values) or 1.0)
+    axes.set_xlim(left=0, right=1.06 * max(places) or 1.0)
     axes.set_ylabel(f"mean over tasks: {_UNITS[scale]}", fontsize=9)
-    moved = "" if places == values else "; marks of one place stand side by side"
+    moved = "" if places == values else "\nsystems that took the same stand side by side"
     axes.set_xlabel(f"{unit}{moved}", fontsize=9)
     _clean(axes, "both")
-    legend = figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     for text, system in zip(legend.get_texts(), comparison.systems, strict=True):
         # Set late: as a handle's label a name is mathematics, or hidden if it begins with _.
         text.set_parse_math(False)
@@ -138,7 +139,11 @@ def _spent(comparison: Comparison) -> Figure:
     return figure
 
 
-def _side_by_side(values: Sequence[float]) -> list[float]:
+def _has_long_labels(comparison: Comparison) -> bool:
+    return any(len(_named(system)) > 18 for system in comparison.systems)
+
+
+def side_by_side(values: Sequence[float]) -> list[float]:
     """Returns ``values``, those less than a mark's width apart moved to either side."""
     width = 0.016 * max(values)
     order = sorted(range(len(values)), key=lambda place: values[place])
@@ -258,6 +263,6 @@ def _named(system: System) -> str:
 
 
 def _drawable(name: str) -> str:
-    """Returns a name on one line, cut where it would take the room of the picture."""
-    shown = visible(name)
-    return shown if len(shown) <= _MOST_LABEL else f"{shown[: _MOST_LABEL - 1]}…"
+    """Returns a name on one line, its middle left out where it would take the picture's room."""
+    shown, half = visible(name), _MOST_LABEL // 2
+    return shown if len(shown) <= _MOST_LABEL else f"{shown[:half]}…{shown[-half:]}"

@@ -21,9 +21,10 @@ from msft_lite.report.compare import (
     default_folder,
     write_comparison,
 )
+from msft_lite.report.compare.figures import side_by_side
 from msft_lite.report.compare.grids import all_grids
 from msft_lite.report.compare.latex import latex_document, latex_table, latex_text
-from msft_lite.report.compare.numbers import csv_text
+from msft_lite.report.compare.numbers import content, csv_text
 from msft_lite.report.story import Story
 from msft_lite.report.tables import Grid
 
@@ -63,19 +64,18 @@ def test_all_files_are_written(three: Comparison, tmp_path: Path) -> None:
 
 
 def test_the_same_runs_give_the_same_bytes(three: Comparison, tmp_path: Path) -> None:
-    def content() -> dict[str, bytes]:
+    def files() -> dict[str, bytes]:
         write_comparison(three, tmp_path)
-        files = [path for path in tmp_path.rglob("*") if path.is_file()]
-        return {str(path): path.read_bytes() for path in files}
+        return {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
-    before = content()
+    before = files()
     assert len(before) == 10
-    assert content() == before
+    assert files() == before
 
 
-def test_the_numbers_in_json(three: Comparison, tmp_path: Path) -> None:
-    write_comparison(three, tmp_path)
-    found = json.loads((tmp_path / "compare.json").read_text())
+def test_the_numbers_in_json(three: Comparison) -> None:
+    found: Any = content(three)
+    assert json.loads(json.dumps(found)) == found
     assert (found["kind"], found["format"]) == ("msft-lite comparison", 1)
     assert (found["reference"], found["resamples"], found["base_mean"]) == ("sft", 2000, 0.0)
     assert found["best"]["a"] == ["msft", "sro"]
@@ -185,6 +185,14 @@ def test_hostile_names_reach_every_file(hostile: Comparison, tmp_path: Path) -> 
     assert "\x1b" not in text and "<i>" not in text
     for path in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(path)
+
+
+def test_what_took_the_same_stands_side_by_side() -> None:
+    # A mark is 1.6 % of the largest wide; 50 and 50.5 are closer, 40 and 100 alone.
+    assert side_by_side([50.0, 100.0, 50.5, 40.0]) == pytest.approx([49.45, 100.0, 51.05, 40.0])
+    assert side_by_side([7.0, 7.0, 7.0]) == pytest.approx([6.888, 7.0, 7.112])
+    assert side_by_side([1.0, 2.0]) == [1.0, 2.0]
+    assert side_by_side([0.0, 0.0]) == [0.0, 0.0]
 
 
 def test_an_earlier_comparison_is_replaced_and_other_files_stay(

@@ -160,6 +160,16 @@ def test_losses_and_their_deviation_are_written_as_losses(story: Make) -> None:
     assert any("lower is better" in note for note in grid.notes)
 
 
+def test_metrics_of_several_kinds_share_a_scale_from_0_to_1(story: Make) -> None:
+    rows = {"a": "10", "b": [250_000, 250_000]}
+    found = compare({"x": [story(rows, metric={"a": "accuracy", "b": "f1"})]})
+    grid = scores_grid(found)
+    assert grid.title == "Scores by task (report split)"
+    assert grid.rows[0][2].startswith("* 50.0 [") and grid.rows[1][2].startswith("* 25.0 [")
+    assert grid.rows[2][2].startswith("* 0.375 [")
+    assert "The tasks' metrics differ: their mean counts each from 0 to 1." in grid.notes
+
+
 def test_one_system_alone_has_no_table_of_differences(story: Make) -> None:
     titles = [grid.title for grid in all_grids(compare({"x": [story({"a": "10"})]}))]
     assert not any("Differences" in title for title in titles)
