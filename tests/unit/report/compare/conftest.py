@@ -98,7 +98,7 @@ def made_up_costs(story: Story) -> Costs:
         training_flops=2e12 * tokens, recompute_flops=0.0, probe_flops=5e11 * tokens,
         evaluation_flops=1e12, trained_tokens=known.trained_tokens,
         evaluations=known.evaluations, seconds=known.seconds,
-        peak_disk_bytes=2.0**20 * tokens, copies=tokens / 1000,
+        peak_disk_bytes=2.0**20 * tokens, copies=tokens / 500,
     )  # fmt: skip
 
 

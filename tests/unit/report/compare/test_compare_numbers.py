@@ -136,7 +136,7 @@ def test_costs_are_means_over_seeds(story: Make, costs: Callable[[Story], object
     assert found.total_seconds == 70.0
     assert (found.training_flops, found.spent_flops, found.copies) == (None, None, None)
     system = compare({"x": runs}, costs=costs).systems[0]  # type: ignore[arg-type]
-    assert (system.costs.training_flops, system.costs.copies) == (4e15, 2.0)
+    assert (system.costs.training_flops, system.costs.copies) == (4e15, 4.0)
     assert system.costs.spent_flops == 5e15
     assert [each.training_flops for each in system.seed_costs] == [2e15, 6e15]
 

@@ -165,6 +165,14 @@ def test_draws_are_a_function_of_seed_and_task() -> None:
     assert of("b", 0) != of("b", 1)
 
 
+def test_rows_of_two_tasks_are_drawn_apart() -> None:
+    """Half of 40 rows right in both: the mean of two tasks has half the variance of one."""
+    scores = {task: Score("01" * 20) for task in "ab"}
+    draws = resampled({"one": Sample((1,), (scores,))}, seed=0)["one"]
+    means = mean_draws(draws, ["a", "b"])
+    assert statistics.pvariance(means) == pytest.approx(0.25 / 40 / 2, rel=THREE_ERRORS)
+
+
 def test_the_mean_over_tasks_counts_tasks_alike() -> None:
     assert mean_draws({"a": [0.0, 1.0], "b": [0.5, 0.0], "c": [9.0, 9.0]}, ["a", "b"]) == [
         0.25,

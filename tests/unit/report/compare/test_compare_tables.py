@@ -98,8 +98,8 @@ def test_time_by_kind_the_longest_first(three: Comparison) -> None:
 def test_disk_in_copies_of_the_model(three: Comparison) -> None:
     grid = disk_grid(three)
     assert grid.columns[3] == "Copies, sft = 1"
-    assert grid.rows[0] == ("sft", "1000.0 MiB", "1.00", "1.00")
-    assert grid.rows[1] == ("msft", "2.0 GiB", "2.00", "2.00")
+    assert grid.rows[0] == ("sft", "1000.0 MiB", "2.00", "1.00")
+    assert grid.rows[1] == ("msft", "2.0 GiB", "4.00", "2.00")
 
 
 def test_what_no_ledger_says_is_a_dash(story: Make) -> None:
