@@ -260,7 +260,7 @@ def rows_of(folder: Path) -> list[Row]:
     except FileNotFoundError:
         return []
     rows: list[Row] = [json.loads(line) for line in lines]
-    timings = ("seconds", "peak_bytes", "cached_tokens")
+    timings = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
     return [{key: row[key] for key in row if key not in timings} for row in rows]
 
 

@@ -9,13 +9,18 @@ recorded conversation can be replayed to it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 MILLION = 1_000_000
 ROOT = "root"  # the snapshot id of the untouched base (under LoRA: of the untrained adapter)
+LIVE = "live"  # stands for the id of an end that was not saved; training may carry on from it
+RowId: TypeAlias = tuple[str, int]  # a task's name and the index of one of its training rows
+Keep: TypeAlias = Literal["none", "best", "peaks"]
+Audit: TypeAlias = Literal["none", "pool", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What one epoch draws: ``share`` passes over each task (1 = normal, absent = dropped)."""
+    """What one epoch draws.
+
+    Attributes:
+        share: passes over each task's rows (1 = normal, absent = dropped).
+        skip: training rows that are left out of the passes.
+        iid: rows are drawn independently instead: a task with a chance in proportion to its share
+            times its size, then any of its rows; as many rows as one pass over every task has.
+    """
 
     share: tuple[tuple[str, Fraction], ...]
+    skip: frozenset[RowId] = frozenset()
+    iid: bool = False
 
     @staticmethod
     def of(tasks: Iterable[str]) -> Mixture:
@@ -98,7 +112,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A request: train ``mixture`` from ``start``, snapshot and score at every mark.
+    """A request: train ``mixture`` from ``start``, save and score at every mark.
 
     Attributes:
         start: snapshot id whose weights are trained on.
@@ -107,6 +121,13 @@ class Rollout:
             cursor carry on from where the latest rollout ended (its weights too if ``start`` is
             that end).
         drops: what was decided on the reply before this request.
+        score: whether its marks are saved and scored; where not, its end is `LIVE` and the next
+            request carries on from there.
+        keep: which of its snapshots may be asked for once it has ended: also every active task's
+            peak, only its end and the run's best mean, or none, nor is one of them returned.
+        audit: what is measured at its end: nothing; the loss of every training row of every task
+            (``pool``); or, of one batch of every active task, the losses before and after a virtual
+            step on that batch, which is undone (``probe``).
     """
 
     start: str
@@ -114,11 +135,14 @@ class Rollout:
     marks: tuple[int, ...]
     fresh: bool
     drops: tuple[Drop, ...] = ()
+    score: bool = True
+    keep: Keep = "peaks"
+    audit: Audit = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A scored place on a rollout; mark 0 is its start, mark k its k-th mark."""
+    """A place on a rollout; mark 0 is its start, mark k its k-th mark; at `LIVE` without scores."""
 
     mark: int
     snapshot: str
@@ -131,9 +155,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The reply to a `Rollout`: its start, then one point per mark."""
+    """The reply to a `Rollout`.
+
+    Attributes:
+        points: its start, then one per mark.
+        before: losses of the probed rows in millionths of a nat, per task; empty without a probe.
+        after: the same after the virtual step, or the loss of every training row of the pool.
+    """
 
     points: tuple[Point, ...]
+    before: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    after: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     @property
     def end(self) -> Point:
@@ -152,11 +184,19 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a method ends: the snapshot it returns, its last decisions and a remark."""
+    """How a method ends.
+
+    Attributes:
+        snapshot: what it returns.
+        drops: its last decisions.
+        note: a remark for the reader.
+        last: a snapshot that is reported beside the returned one, where training ended; or none.
+    """
 
     snapshot: str
     drops: tuple[Drop, ...] = ()
     note: str = ""
+    last: str = ""
 
 
 Method = Generator[Rollout, Trace, Verdict]
@@ -183,11 +223,21 @@ class Clock:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.sizes)
 
+    def rows_left(self, mixture: Mixture) -> dict[str, int]:
+        """Returns the training rows of each task of ``mixture`` without those it skips."""
+        skipped = Counter(task for task, _ in mixture.skip)
+        return {task: self.sizes[task] - skipped[task] for task in mixture.tasks}
+
     def steps_per_mark(self, mixture: Mixture) -> int:
-        """Returns the optimizer steps of one mark interval: enough for its rows in any phase."""
+        """Returns the optimizer steps of one mark interval: enough for its rows in any phase.
+
+        Where rows are drawn independently it is that of one pass over every task.
+        """
+        if mixture.iid:
+            return self.steps_per_mark(Mixture.of(self.tasks))
+        left = self.rows_left(mixture)
         most_rows = sum(
-            math.ceil(share * self.sizes[task] / self.marks_per_epoch)
-            for task, share in mixture.share
+            math.ceil(share * left[task] / self.marks_per_epoch) for task, share in mixture.share
         )
         return max(1, math.ceil(most_rows / self.batch_rows))
 
@@ -218,24 +268,30 @@ class Record(Protocol):
 
 
 def best_point(points: Iterable[Point]) -> Point:
-    """Returns the earliest point with the best mean score over all tasks."""
-    return max(points, key=Point.mean)
+    """Returns the earliest scored point with the best mean score over all tasks."""
+    return max((point for point in points if point.scores), key=Point.mean)
 
 
-def live_snapshots(points: Iterable[Point], active: Iterable[str], best: Point) -> frozenset[str]:
+def live_snapshots(points: Iterable[Point], request: Rollout, best: Point | None) -> frozenset[str]:
     """Returns the snapshots of a rollout in progress that may still be asked for.
 
-    These are its start, its latest point, for every active task the earliest point with the best
-    score so far (mark 0 competing or not), and the run's best mean. Every other point has been
-    overtaken: a later mark can replace a task's peak but never restore an earlier one.
+    These are its latest point, the run's best mean and, where ``request`` keeps peaks, its start
+    and for every active task the earliest point with the best score so far (mark 0 competing or
+    not). Every other point has been overtaken: a later mark can replace a task's peak but never
+    restore an earlier one.
 
     Args:
-        points: the points of the rollout so far, mark 0 first.
-        active: tasks of the rollout's mixture.
-        best: the best mean of the run so far.
+        points: the scored points of the rollout so far, mark 0 first.
+        request: the rollout.
+        best: the best mean so far among the points that may be returned; None before the first.
     """
     trace = Trace(tuple(points))
-    alive = {trace.points[0].snapshot, trace.end.snapshot, best.snapshot}
-    if len(trace.points) > 1:
-        alive |= {trace.peak(task, start_counts=False).snapshot for task in active}
+    alive = {trace.end.snapshot}
+    if best is not None:
+        alive.add(best.snapshot)
+    if request.keep == "peaks":
+        alive.add(trace.points[0].snapshot)
+        if len(trace.points) > 1:
+            tasks = request.mixture.tasks
+            alive |= {trace.peak(task, start_counts=False).snapshot for task in tasks}
     return frozenset(alive)

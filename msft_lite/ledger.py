@@ -7,13 +7,15 @@ requests are written down and executed. See docs/format.md for the rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from msft_lite.core import Drop, Point, Rollout, Score, Trace, Verdict
+from msft_lite.core import Drop, Point, Rollout, RowId, Score, Trace, Verdict
 from msft_lite.errors import LedgerError, ReplayMismatch, StorageError
 
 Row = Mapping[str, Any]
@@ -64,7 +66,19 @@ def rollout_row(n: int, request: Rollout) -> Row:
         "share": {task: str(share) for task, share in request.mixture.share},
         "marks": list(request.marks),
         "fresh": request.fresh,
+        "score": request.score,
+        "keep": request.keep,
+        "audit": request.audit,
+        "iid": request.mixture.iid,
+        "skip": dict(sorted(Counter(task for task, _ in request.mixture.skip).items())),
+        "skip_digest": rows_digest(request.mixture.skip),
     }
+
+
+def rows_digest(rows: Iterable[RowId]) -> str:
+    """Returns what tells one set of training rows from another; empty for no rows."""
+    named = sorted(rows)
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest() if named else ""
 
 
 def drop_row(n: int, drop: Drop) -> Row:
@@ -109,7 +123,9 @@ class Ledger:
         rows: every row, recorded or new.
         n: number of the roll-out asked for last, counted from 1.
         points: marks recorded so far of roll-out ``n``.
-        seen: marks recorded so far of the whole run.
+        seen: marks recorded so far of the whole run that the method may return.
+        requests: what was asked for so far, recorded or not.
+        audit: the recorded measurement at the end of roll-out ``n``, if there is one.
     """
 
     def __init__(self, path: Path, *, on_row: Callable[[Row], None] = lambda _row: None) -> None:
@@ -128,6 +144,9 @@ class Ledger:
         self.n = 0
         self.points: list[Point] = []
         self.seen: list[Point] = []
+        self.requests: list[Rollout] = []
+        self.audit: Row | None = None
+        self._scores: dict[str, Mapping[str, Score]] = {}
         self._replayed = 0
         self._on_row = on_row
         if path.exists():
@@ -181,13 +200,28 @@ class Ledger:
         """
         self._expect_drops(request.drops)
         self.n += 1
-        self.points = []
+        self.points, self.audit = [], None
+        self.requests.append(request)
         self.expect(rollout_row(self.n, request))
-        while (row := self._next()) is not None and row["kind"] == "mark":
+        while (row := self._next()) is not None and row["kind"] in ("mark", "audit"):
             self._pass_over(row)
-        if len(self.points) == len(request.marks) + 1:
-            return Trace(tuple(self.points))
+        is_audited = request.audit == "none" or self.audit is not None
+        if len(self.points) == len(request.marks) + 1 and is_audited:
+            return self.trace()
         return None
+
+    def trace(self) -> Trace:
+        """Returns the reply to the latest request from its rows."""
+        measured = self.audit or {"before": {}, "after": {}}
+        before, after = (
+            {task: tuple(rows) for task, rows in cast(dict[str, list[int]], measured[key]).items()}
+            for key in ("before", "after")
+        )
+        return Trace(tuple(self.points), before, after)
+
+    def scores_of(self, snapshot: str) -> Mapping[str, Score] | None:
+        """Returns the recorded scores of ``snapshot`` on the rows that steer, if it has any."""
+        return self._scores.get(snapshot)
 
     def conclude(self, verdict: Verdict) -> None:
         """Records the decisions that came with the verdict."""
@@ -209,7 +243,12 @@ class Ledger:
         if row["kind"] == "mark":
             point = point_of(row)
             self.points.append(point)
-            self.seen.append(point)
+            if point.scores:
+                self._scores[point.snapshot] = point.scores
+                if self.requests[-1].keep != "none":
+                    self.seen.append(point)
+        elif row["kind"] == "audit":
+            self.audit = row
         self._on_row(row)
 
 

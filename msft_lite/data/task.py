@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from msft_lite.data.metric import Metric
 
-RowId = tuple[str, int]  # task name and index of the row in the task's training split
 Span = tuple[int, int]  # first index, and one past the last
 
 
@@ -29,6 +29,49 @@ class Example:
     @property
     def trained_tokens(self) -> int:
         return len(self.answer) - sum(stop - start for start, stop in self.silent)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How much rows are worth to compute on, padding left out.
+
+    Attributes:
+        tokens: prompts and answers.
+        answer_tokens: those that carry loss.
+        squared_tokens: the sum of the squares of the rows' lengths, which attention grows with.
+    """
+
+    tokens: int = 0
+    answer_tokens: int = 0
+    squared_tokens: int = 0
+
+    @staticmethod
+    def of(examples: Iterable[Example]) -> TokenCount:
+        """Returns the count of ``examples``."""
+        rows = [(len(e.prompt) + len(e.answer), e.trained_tokens) for e in examples]
+        return TokenCount(
+            sum(length for length, _ in rows),
+            sum(answer for _, answer in rows),
+            sum(length**2 for length, _ in rows),
+        )
+
+    def __add__(self, other: TokenCount) -> TokenCount:
+        return TokenCount(
+            self.tokens + other.tokens,
+            self.answer_tokens + other.answer_tokens,
+            self.squared_tokens + other.squared_tokens,
+        )
+
+    def columns(self, prefix: str) -> dict[str, int]:
+        """Returns the keys of a ledger row: ``<prefix>_tokens`` and its two companions."""
+        return {
+            f"{prefix}_tokens": self.tokens,
+            f"{prefix}_answer_tokens": self.answer_tokens,
+            f"{prefix}_squared_tokens": self.squared_tokens,
+        }
+
+
+NO_TOKENS = TokenCount()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from msft_lite.core import Clock, Method
+from msft_lite.methods.continual import ContinualOptions, continual
+from msft_lite.methods.dynamix import DynamixOptions, dynamix
+from msft_lite.methods.ies import IesOptions, ies
 from msft_lite.methods.msft import MsftOptions, msft
 from msft_lite.methods.sft import SftOptions, sft
+from msft_lite.methods.shift import ShiftOptions, shift
+from msft_lite.methods.sro import SroOptions, soft_sro, sro
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,12 @@ class MethodEntry:
 METHODS: Mapping[str, MethodEntry] = {
     "msft": MethodEntry(MsftOptions, msft),
     "sft": MethodEntry(SftOptions, sft),
+    "continual": MethodEntry(ContinualOptions, continual),
+    "sro": MethodEntry(SroOptions, sro),
+    "soft_sro": MethodEntry(SroOptions, soft_sro),
+    "dynamix": MethodEntry(DynamixOptions, dynamix),
+    "ies": MethodEntry(IesOptions, ies),
+    "shift": MethodEntry(ShiftOptions, shift),
 }
 
 

@@ -26,5 +26,5 @@ def sft(clock: Clock, options: SftOptions) -> Method:
     """
     mixture = Mixture.of(clock.tasks)
     marks = clock.marks(mixture, clock.epochs(options.epochs))
-    trace = yield Rollout(ROOT, mixture, marks, fresh=True)
+    trace = yield Rollout(ROOT, mixture, marks, fresh=True, keep="best")
     return Verdict(best_point(trace.points).snapshot)

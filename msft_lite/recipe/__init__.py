@@ -2,26 +2,28 @@
 
 `load` reads a file, those that it extends and the changes from the command line and returns a
 `Recipe` in which every path is absolute and every default filled in, or raises one error that lists
-all problems. The keys stand in `models`, their types in `keys`, what several tables must agree on
-in `rules`, the wording of the problems in `problems`.
+all problems. The keys stand in `models` and `method_tables`, their types in `keys`, what several
+tables must agree on in `rules`, the wording of the problems in `problems`.
 """
 
 from __future__ import annotations
 
 from msft_lite.recipe.load import digest, dump_toml, json_schema, load, samples
+from msft_lite.recipe.method_tables import METHOD_TABLES, MsftTable, SftTable
 from msft_lite.recipe.models import (
     DataTable,
     EngineTable,
     EvalTable,
     ModelTable,
-    MsftTable,
     Recipe,
-    SftTable,
     TaskTable,
     TrainTable,
 )
+from msft_lite.recipe.several import ALL_METHODS, Variant, load_several
 
 __all__ = [
+    "ALL_METHODS",
+    "METHOD_TABLES",
     "DataTable",
     "EngineTable",
     "EvalTable",
@@ -31,9 +33,11 @@ __all__ = [
     "SftTable",
     "TaskTable",
     "TrainTable",
+    "Variant",
     "digest",
     "dump_toml",
     "json_schema",
     "load",
+    "load_several",
     "samples",
 ]

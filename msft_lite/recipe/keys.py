@@ -38,6 +38,9 @@ class FileText(str):
         made.folder = folder
         return made
 
+    def __deepcopy__(self, memo: object) -> FileText:
+        return self  # texts do not change
+
 
 class Table(BaseModel):
     """A strict table: no unknown keys, no conversions between types, no infinities."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +14,10 @@ import tomli_w
 from pydantic import ValidationError
 
 from msft_lite.errors import RecipeError
-from msft_lite.recipe.files import DEFAULT_METHOD, EXTENDS, merged, read_files
+from msft_lite.recipe.files import DEFAULT_METHOD, EXTENDS, SourceFile, merged, read_files
 from msft_lite.recipe.keys import NAME_PATTERN
-from msft_lite.recipe.models import LORA_KEYS, EngineTable, MsftTable, Recipe, TaskTable
+from msft_lite.recipe.method_tables import METHOD_TABLES, MsftTable
+from msft_lite.recipe.models import LORA_KEYS, EngineTable, Recipe, TaskTable
 from msft_lite.recipe.overrides import override
 from msft_lite.recipe.problems import Place, problem_lines, value_at
 
@@ -29,6 +32,7 @@ NOT_DIGESTED = {
     "data": {"dir", "cache_dir", "chat_template"},
     "tasks": {"__all__": {"path", "control_path", "report_path"}},
 }
+SEVERAL = ("methods", "seeds")  # keys of a comparison; a run has one of each
 SOURCES = ("preset", "path", "dataset")  # of which a task has one
 
 
@@ -47,20 +51,61 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: lists every problem found, with the key, its value and what is allowed.
     """
+    draft = read_draft(path, overrides)
+    several = [key for key in SEVERAL if key in draft.document]
+    if several:
+        raise RecipeError(
+            f"{path}: {several[0]} is for several runs: start them with msft-lite compare {path}, "
+            f"or take it out by {several[0]}="
+        )
+    return draft.recipe(draft.document)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A recipe as a document that is not yet checked.
+
+    Attributes:
+        document: everything that the files and the command line say.
+        files: where it was read from, the recipe itself last.
+        changed: places that the command line changed.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    files: tuple[SourceFile, ...]
+    changed: tuple[Place, ...]
+
+    def recipe(self, document: dict[str, Any]) -> Recipe:
+        """Returns the recipe that ``document``, a variant of this draft, describes.
+
+        Raises:
+            RecipeError: lists every problem found.
+        """
+        whole = copy.deepcopy(document)
+        _complete(whole, self.path)
+        try:
+            return Recipe.model_validate(whole, context={"folder": self.path.absolute().parent})
+        except ValidationError as error:
+            lines = problem_lines(error, whole, changed=self.changed, files=self.files)
+        if len(lines) == 1:
+            raise RecipeError(f"{self.path}: {lines[0]}")
+        raise RecipeError("\n  ".join([f"{self.path}: {len(lines)} problems", *lines]))
+
+
+def read_draft(path: Path, overrides: Sequence[str]) -> Draft:
+    """Returns the document of the recipe at ``path`` with ``overrides`` applied.
+
+    Raises:
+        RecipeError: a file or an override cannot be read.
+    """
     files = read_files(path)
     document = merged(files)
     changed: list[Place] = []
     for text in overrides:
         _make_tables_of_tasks(document)
         changed.append(override(document, text))
-    _complete(document, path)
-    try:
-        return Recipe.model_validate(document, context={"folder": path.absolute().parent})
-    except ValidationError as error:
-        lines = problem_lines(error, document, changed=changed, files=files)
-    if len(lines) == 1:
-        raise RecipeError(f"{path}: {lines[0]}")
-    raise RecipeError("\n  ".join([f"{path}: {len(lines)} problems", *lines]))
+    return Draft(path, document, files, tuple(changed))
 
 
 def samples(recipe: Recipe, task: TaskTable) -> tuple[int | None, int | None, int | None]:
@@ -72,12 +117,19 @@ def samples(recipe: Recipe, task: TaskTable) -> tuple[int | None, int | None, in
     )
 
 
-def digest(recipe: Recipe) -> str:
+def digest(recipe: Recipe, *, method: bool = True) -> str:
     """Returns the sha256 of what changes the results of a run.
 
     Folders, files and the engine's settings other than its name do not.
+
+    Args:
+        recipe: of the run.
+        method: whether the method and its options count; without them it is the same for all runs
+            of a comparison with one seed.
     """
     content = recipe.model_dump(mode="json", exclude=NOT_DIGESTED)
+    if not method:
+        del content["method"]
     if Path(recipe.model.name_or_path).is_absolute():
         del content["model"]["name_or_path"]
     for table in (content["eval"], *content["tasks"]):
@@ -105,7 +157,8 @@ def json_schema() -> dict[str, Any]:
     del schema["required"]
     for table in ("ModelTable", "TrainTable", "TaskTable"):
         del schema["$defs"][table]["required"]
-    schema["$defs"]["SftTable"]["required"] = ["name"]
+    for method in set(METHOD_TABLES.values()) - {MsftTable}:
+        schema["$defs"][method.__name__]["required"] = ["name"]
     names = {"type": "string", "minLength": 1}
     schema["properties"][EXTENDS] = {
         "anyOf": [names, {"type": "array", "items": names}],

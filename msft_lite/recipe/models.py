@@ -28,6 +28,7 @@ from msft_lite.recipe.keys import (
     problem,
     target_modules,
 )
+from msft_lite.recipe.method_tables import MethodTable
 from msft_lite.recipe.rules import conflicts
 
 LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
@@ -106,46 +107,6 @@ class TrainTable(Table):
     """Gradients are clipped to this norm; 0: never."""
     threads: Positive | None = None
     """CPU threads of training; left out: all."""
-
-
-class MsftTable(Table):
-    """[method] with name = "msft": roll back and drop the task that over-fits first, repeat."""
-
-    name: Literal["msft"] = "msft"
-    """Train, roll back, drop, repeat."""
-    budget: Positive = 3
-    """Epochs of a stage, the compute budget C."""
-    start_counts: bool = True
-    """Whether the start of a stage may be a task's peak."""
-    keep_optimizer: bool = False
-    """Carry moments and data order over a roll-back instead of starting them afresh."""
-    drop_all_tied: bool = False
-    """Drop every task that shares the earliest peak, not only the first by name."""
-    max_stages: Positive | None = None
-    """Most stages; left out: twice the tasks plus 2."""
-    detector: Literal["peak", "significant"] = "peak"
-    """peak: any fall counts as over-fitting; significant: only one that a paired test confirms."""
-    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Level of that test."""
-    signal: Literal["metric", "loss"] = "metric"
-    """What steers: the tasks' metric, or the loss on the control rows, which is less coarse."""
-
-    @model_validator(mode="after")
-    def _alpha_belongs_to_the_test(self) -> MsftTable:
-        if self.detector == "peak" and "alpha" in self.model_fields_set:
-            raise problem("alpha", 'has no effect with detector = "peak"; take it out')
-        return self
-
-
-class SftTable(Table):
-    """[method] with name = "sft": plain training on the full mixture, best checkpoint returned."""
-
-    name: Literal["sft"]
-    """Train once on everything."""
-    epochs: Positive = 10
-    """Length of the run."""
-    signal: Literal["metric", "loss"] = "metric"
-    """What picks the checkpoint: the tasks' metric, or the loss on the control rows."""
 
 
 class EvalTable(Table):
@@ -303,7 +264,7 @@ class Recipe(Table):
     """Orders the rows and draws the adapter. Splits are carved by a seed of their own."""
     model: ModelTable
     train: TrainTable
-    method: Annotated[MsftTable | SftTable, Field(discriminator="name")]
+    method: Annotated[MethodTable, Field(discriminator="name")]
     eval: EvalTable = EvalTable()
     engine: EngineTable = EngineTable()
     data: DataTable = DataTable()

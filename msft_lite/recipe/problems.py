@@ -13,6 +13,7 @@ from msft_lite.errors import did_you_mean
 from msft_lite.recipe import models
 from msft_lite.recipe.files import EXTENDS, SourceFile
 from msft_lite.recipe.keys import KEY_PROBLEM, NAME_PATTERN
+from msft_lite.recipe.method_tables import METHOD_TABLES
 
 Place: TypeAlias = tuple[str | int, ...]  # of a key: ("tasks", 0, "name")
 Document: TypeAlias = Mapping[str, Any]
@@ -24,10 +25,6 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "engine": models.EngineTable,
     "data": models.DataTable,
     "tasks": models.TaskTable,
-}
-METHOD_TABLES: Mapping[str, type[BaseModel]] = {
-    "msft": models.MsftTable,
-    "sft": models.SftTable,
 }
 NO_TASK = 'needed is a list of presets such as ["gsm8k"], or at least one [[tasks]] table'
 NEEDED = {

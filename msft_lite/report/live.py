@@ -152,8 +152,8 @@ def screen(story: Story, moment: Moment, *, lines: int) -> RenderableType:
     taller picture would be cut off while the run goes on and printed whole at its end.
     """
     totals = story.totals()
-    whole = sum(totals.seconds.values())
-    shares = sorted(totals.seconds.items(), key=lambda item: -item[1])
+    whole = sum(totals.spending.seconds.values())
+    shares = sorted(totals.spending.seconds.items(), key=lambda item: -item[1])
     parts = "  ".join(f"{kind} {percent(value / whole)} %" for kind, value in shares if value > 0)
     above: list[RenderableType] = [_headline(story)]
     if story.rollouts and story.finish is None:
@@ -181,7 +181,7 @@ def remaining_seconds(rollout: RolloutStory, step: int) -> float | None:
     recorded_steps = rollout.steps[len(past) - 1]
     train = sum(mark.seconds.get("train", 0.0) for mark in past)
     other = sum(sum(mark.seconds.values()) for mark in past) - train
-    steps_left = rollout.steps[-1] - max(step, recorded_steps)
+    steps_left = rollout.end_step - max(step, recorded_steps)
     marks_left = len(rollout.steps) - len(past)
     return train / recorded_steps * steps_left + other / len(past) * marks_left
 
@@ -200,15 +200,16 @@ def _headline(story: Story) -> Text:
 
 def _bar(rollout: RolloutStory, moment: Moment) -> Table:
     marks = max(0, len(rollout.marks) - 1)
-    recorded = rollout.steps[marks - 1] if marks else 0
-    step = max(recorded, moment.step if moment.n == rollout.n else 0)
+    recorded = rollout.length(marks)
+    is_now = moment.n == rollout.progress.n
+    step = max(recorded, rollout.progress.behind + moment.step if is_now else 0)
     seconds = remaining_seconds(rollout, step)
     # How many roll-outs will follow is decided by scores that do not exist yet.
     left = "not known yet" if seconds is None else f"about {duration(seconds)}"
     line = Table.grid(padding=(0, 2))
     line.add_row(
-        ProgressBar(total=rollout.steps[-1], completed=step, width=24),
-        Text(f"step {step:,} of {rollout.steps[-1]:,}"),
+        ProgressBar(total=rollout.end_step, completed=step, width=24),
+        Text(f"step {step:,} of {rollout.end_step:,}"),
         Text(f"mark {marks} of {len(rollout.steps)}"),
         Text(f"left of this roll-out: {left}"),
     )

@@ -19,7 +19,8 @@ from msft_lite.report.wording import counted, duration, place, visible
 class PlainWatcher:
     """A `Watcher` that prints a line for every row and notice.
 
-    The finish row has none: the report that is printed next begins with that very sentence.
+    The finish row has none: the report that is printed next begins with that very sentence. Nor
+    have rows by which a roll-out merely goes on.
     """
 
     def __init__(self, console: Console) -> None:
@@ -40,8 +41,9 @@ class PlainWatcher:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Prints what ``row`` adds."""
-        self._story = advance(self._story, row, where="the row just recorded")
-        if self._story.finish is None:
+        before = self._story
+        self._story = advance(before, row, where="the row just recorded")
+        if is_news(before, self._story):
             self.say(line_of(self._story, row["kind"]))
 
     def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
@@ -50,6 +52,20 @@ class PlainWatcher:
     def say(self, text: str) -> None:
         """Prints ``text`` on one line."""
         self._console.out(visible(text), highlight=False)
+
+
+def is_news(before: Story | None, after: Story) -> bool:
+    """Returns whether a row is worth a line: not those by which a roll-out merely goes on.
+
+    The finish is none either, as the report begins with it.
+    """
+    if before is None:
+        return True
+    counts = [
+        (len(story.rollouts), len(story.marks), sum(len(r.drops) for r in story.rollouts))
+        for story in (before, after)
+    ]
+    return counts[0] != counts[1]
 
 
 def line_of(story: Story, kind: str) -> str:
@@ -82,7 +98,7 @@ def rollout_line(story: Story, rollout: RolloutStory) -> str:
         counted(len(rollout.tasks), "task"),
         counted(epochs, "epoch"),
         counted(len(rollout.steps), "mark"),
-        counted(rollout.steps[-1], "step"),
+        counted(rollout.end_step, "step"),
     ]
     return f"roll-out {rollout.n} from {start_text(story, rollout)}: {', '.join(parts)}"
 

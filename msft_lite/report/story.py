@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 from msft_lite.core import ROOT, Drop, Score
+from msft_lite.report.cost import Flops, Rates, flops_of
+from msft_lite.report.spending import NOTHING, Spending
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Setting:
         domains: what each task belongs to; of tasks of one's own it is empty.
         steer_on: the split that peaks, drops and the returned point were chosen on; where it is
             ``report`` the reported scores are of the rows that chose them.
+        rates: of the model, to tell operations from tokens; None where the row gives none.
+        model_bytes: of one copy of the base's weights; 0 where the row does not tell.
         facts: everything else of the row (device, engine, versions and so on), as written.
     """
 
@@ -40,6 +44,8 @@ class Setting:
     signal: str
     metrics: Mapping[str, str]
     domains: Mapping[str, str]
+    rates: Rates | None
+    model_bytes: int
     facts: Mapping[str, object]
 
     def steering_metrics(self) -> Mapping[str, str]:
@@ -61,31 +67,36 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A scored place of roll-out ``n``: its start (``k`` = 0) or its k-th mark.
+    """A scored place of roll-out ``n``: its start (``k`` = 0) or its k-th scored mark.
 
     Attributes:
+        row: roll-out and mark that the ledger knows it by.
         path: training that the weights have seen, from the base along roll-backs.
         spent: training that the run had done by then, rolled-back stretches included.
         scores: score of every task, dropped ones too, on the rows that steer.
         train_loss: mean loss per answer token since the mark before, of active tasks.
-        trained_tokens: since the mark before; so are generated_tokens and seconds.
-        prompt_tokens: of the questions asked at this mark.
-        cached_tokens: those of them that the engine's prefix cache served.
+        spending: since the mark before.
+        disk_bytes: snapshots and crash copy on the disk when it had been scored.
+        peak_bytes: most memory that the trainer held by then.
+        shared: name of the run that it was taken from, if it was.
     """
 
     n: int
     k: int
+    row: tuple[int, int]
     snapshot: str
     path: Position
     spent: Position
     scores: Mapping[str, Score]
     train_loss: Mapping[str, float]
-    trained_tokens: int
-    generated_tokens: int
-    prompt_tokens: int
-    cached_tokens: int
-    seconds: Mapping[str, float]
+    spending: Spending
+    disk_bytes: int
     peak_bytes: int
+    shared: str = ""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        return self.spending.seconds
 
     @property
     def mean(self) -> Fraction:
@@ -94,14 +105,46 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the latest of the requests that a roll-out is made of is recorded.
+
+    Attributes:
+        n: number of the request.
+        marks: steps of its marks, counted from its start.
+        recorded: how many places of it are recorded, its start included.
+        is_scored: whether its marks are.
+        behind: steps of the requests before it.
+        end: snapshot of the latest place.
+    """
+
+    n: int
+    marks: tuple[int, ...]
+    recorded: int
+    is_scored: bool
+    behind: int
+    end: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every place is recorded."""
+        return self.recorded == len(self.marks) + 1
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutStory:
     """A roll-out as far as it is recorded.
+
+    Requests that carry on with the same tasks from where the one before ended are one roll-out.
 
     Attributes:
         start: snapshot it began from.
         path: position of that snapshot.
         spent: training that the run had done before.
-        steps: optimizer steps of its marks, counted from its start.
+        steps: optimizer steps of its scored marks, counted from its start.
+        progress: of the latest request.
+        pending: spent since the latest scored mark.
+        is_iid: whether rows are drawn independently instead of in passes.
+        skipped: training rows left out by the latest request, per task.
         marks: recorded ones, mark 0 first.
         drops: what was decided on it.
     """
@@ -114,13 +157,22 @@ class RolloutStory:
     share: Mapping[str, Fraction]
     fresh: bool
     steps: tuple[int, ...]
+    progress: Progress
+    pending: Spending = NOTHING
+    is_iid: bool = False
+    skipped: Mapping[str, int] = field(default_factory=dict[str, int])
     marks: tuple[Mark, ...] = ()
     drops: tuple[Drop, ...] = ()
 
     @property
     def is_complete(self) -> bool:
         """Whether every mark is recorded."""
-        return len(self.marks) == len(self.steps) + 1
+        return self.progress.is_complete
+
+    @property
+    def end_step(self) -> int:
+        """Optimizer steps to the end of the latest request."""
+        return self.progress.behind + self.progress.marks[-1]
 
     def length(self, k: int) -> int:
         """Returns the optimizer steps from the start to mark ``k``; 0 for mark 0 and before."""
@@ -133,7 +185,15 @@ class RolloutStory:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How the run ended, with the scores on the report split of the base and the returned point."""
+    """How the run ended, with scores on the report split.
+
+    Attributes:
+        n: number of the request that the returned point belongs to.
+        k: its mark there.
+        base: of the untouched base.
+        best: of the returned point.
+        last: of the point where training ended, if the method wants that told.
+    """
 
     n: int
     k: int
@@ -142,6 +202,7 @@ class Finish:
     base: Mapping[str, Score]
     best: Mapping[str, Score]
     seconds: Mapping[str, float]
+    last: Mapping[str, Score] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +214,21 @@ class Totals:
             scores of the point it starts from; the two on the report split come on top.
         rolled_back_steps: optimizer steps of stretches that training did not go on from.
         peak_bytes: most memory that any mark interval held.
+        disk_bytes: most that snapshots and crash copy took on the disk.
+        copies: copies of the model that snapshots and crash copy would fill, as a mean over the
+            evaluated marks; None where the size of a copy is not known.
+        flops: operations of all that was spent; None where the model's rates are not known.
+        spending: all that was spent.
     """
 
     steps: int
     rolled_back_steps: int
-    trained_tokens: int
-    generated_tokens: int
-    prompt_tokens: int
-    cached_tokens: int
     evaluations: int
     peak_bytes: int
-    seconds: Mapping[str, float]
+    disk_bytes: int
+    copies: float | None
+    flops: Flops | None
+    spending: Spending
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +250,11 @@ class Story:
     finish: Finish | None = None
 
     @property
+    def requests(self) -> int:
+        """How many roll-outs the method has asked for, those that carry on counted each."""
+        return self.rollouts[-1].progress.n if self.rollouts else 0
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The tasks' names in the run's order."""
         return tuple(task.name for task in self.tasks)
@@ -203,7 +273,8 @@ class Story:
     def best(self) -> Mark | None:
         """The returned point; of an unfinished run the earliest with the best mean so far."""
         if self.finish is not None:
-            return self.rollouts[self.finish.n - 1].marks[self.finish.k]
+            place = (self.finish.n, self.finish.k)
+            return next(mark for mark in self.marks if mark.row == place)
         return max(self.marks, key=lambda mark: mark.mean, default=None)
 
     def peak(self, task: str) -> Mark | None:
@@ -244,22 +315,24 @@ class Story:
     def totals(self) -> Totals:
         """Returns what the run spent so far."""
         marks = self.marks
-        seconds: dict[str, float] = {}
-        parts = [mark.seconds for mark in marks] + ([self.finish.seconds] if self.finish else [])
-        for part in parts:
-            for kind, value in part.items():
-                seconds[kind] = seconds.get(kind, 0.0) + value
+        spending = sum(
+            [*(mark.spending for mark in marks), *(rollout.pending for rollout in self.rollouts)],
+            Spending(seconds=self.finish.seconds) if self.finish else NOTHING,
+        )
+        rates, model_bytes = self.setting.rates, self.setting.model_bytes
+        filled = [
+            mark.disk_bytes / model_bytes for mark in marks if model_bytes and mark.disk_bytes
+        ]
         return Totals(
             steps=sum(r.length(len(r.marks) - 1) for r in self.rollouts),
             rolled_back_steps=sum(
                 max(0, r.length(len(r.marks) - 1) - r.length(self.kept_mark(r)))
                 for r in self.rollouts
             ),
-            trained_tokens=sum(mark.trained_tokens for mark in marks),
-            generated_tokens=sum(mark.generated_tokens for mark in marks),
-            prompt_tokens=sum(mark.prompt_tokens for mark in marks),
-            cached_tokens=sum(mark.cached_tokens for mark in marks),
             evaluations=len({mark.snapshot for mark in marks}),
             peak_bytes=max((mark.peak_bytes for mark in marks), default=0),
-            seconds=seconds,
+            disk_bytes=max((mark.disk_bytes for mark in marks), default=0),
+            copies=sum(filled) / len(filled) if filled else None,
+            flops=None if rates is None else flops_of(rates, spending),
+            spending=spending,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from msft_lite.core import Score
 from msft_lite.report.intervals import Estimate, estimate_of, mean_estimate, task_differences
@@ -15,10 +16,11 @@ def summary(story: Story) -> dict[str, object]:
     """Returns the content of summary.json.
 
     Accuracies and differences are shares of 1, a loss is negative, so that more is always better.
-    Everything outside ``seconds``, ``cached_tokens`` and ``peak_bytes``
-    is the same for two runs with the same rows.
+    Everything outside ``seconds``, ``cached_tokens``, ``peak_bytes``, ``disk`` and the evaluation's
+    operations is the same for two runs with the same rows.
     """
     totals = story.totals()
+    spent = totals.spending
     return {
         "format": FORMAT,
         "finished": story.finish is not None,
@@ -41,14 +43,20 @@ def summary(story: Story) -> dict[str, object]:
         "totals": {
             "steps": totals.steps,
             "rolled_back_steps": totals.rolled_back_steps,
-            "trained_tokens": totals.trained_tokens,
-            "generated_tokens": totals.generated_tokens,
-            "prompt_tokens": totals.prompt_tokens,
+            "trained_tokens": spent.trained.tokens,
+            "generated_tokens": spent.generated_tokens,
+            "prompt_tokens": spent.prompt_tokens,
             "evaluations": totals.evaluations,
+            "flops": None if totals.flops is None else asdict(totals.flops),
         },
-        "cached_tokens": totals.cached_tokens,
+        "disk": {
+            "mean_copies": totals.copies,
+            "peak_bytes": totals.disk_bytes,
+            "written_bytes": spent.written_bytes,
+        },
+        "cached_tokens": spent.cached_tokens,
         "peak_bytes": totals.peak_bytes,
-        "seconds": {kind: round(value, 3) for kind, value in sorted(totals.seconds.items())},
+        "seconds": {kind: round(value, 3) for kind, value in sorted(spent.seconds.items())},
     }
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msft_lite.core import ROOT, Score
+from msft_lite.report.cost import flops_text
 from msft_lite.report.intervals import estimate_of, mean_estimate, task_differences
 from msft_lite.report.scale import Scale, scale_of
 from msft_lite.report.story import Mark, RolloutStory, Story, TaskRows, Totals
@@ -236,7 +237,7 @@ def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
         short_place(story.mark_of(rollout.start)) if rollout.start != ROOT else "base",
         f"{len(rollout.tasks)} of {len(story.tasks)}",
         f"{max(0, len(rollout.marks) - 1)} of {len(rollout.steps)}",
-        f"{rollout.steps[-1]:,}",
+        f"{rollout.end_step:,}",
         "-" if best_mean is None else _steering_scale(story).text(float(best_mean)),
         rolled_back_text(story, rollout),
         ", ".join(drop.task for drop in rollout.drops) or "-",
@@ -254,8 +255,9 @@ def rolled_back_text(story: Story, rollout: RolloutStory) -> str:
 def cost_grid(story: Story) -> Grid:
     """Returns where the seconds went, longest first, with the other costs as notes."""
     totals = story.totals()
-    whole = sum(totals.seconds.values())
-    parts = sorted(totals.seconds.items(), key=lambda item: (-item[1], item[0]))
+    spent = totals.spending
+    whole = sum(spent.seconds.values())
+    parts = sorted(spent.seconds.items(), key=lambda item: (-item[1], item[0]))
     rows = [(kind, duration(value), percent(value / whole if whole else 0.0))
             for kind, value in parts]  # fmt: skip
     return Grid(
@@ -264,24 +266,43 @@ def cost_grid(story: Story) -> Grid:
         (*rows, ("sum", duration(whole), "100.0" if whole else "0.0")),
         (
             f"{totals.steps:,} optimizer steps, {totals.rolled_back_steps:,} of them rolled back; "
-            f"{totals.trained_tokens:,} tokens trained, {totals.generated_tokens:,} generated in "
+            f"{spent.trained.tokens:,} tokens trained, {spent.generated_tokens:,} generated in "
             f"{totals.evaluations:,} evaluations; most memory held {size(totals.peak_bytes)}.",
+            *_compute_notes(totals),
             *_evaluation_notes(totals),
         ),
         has_total=True,
     )
 
 
+def _compute_notes(totals: Totals) -> list[str]:
+    """Returns operations and disk, as far as the ledger tells them."""
+    notes: list[str] = []
+    if (flops := totals.flops) is not None:
+        parts = [("training", flops.model), ("recomputed", flops.recompute)]
+        parts += [("probes", flops.probe), ("evaluation", flops.evaluation)]
+        told = ", ".join(f"{what} {flops_text(value)}" for what, value in parts if value)
+        notes.append(f"Operations: {told}; {flops_text(flops.attention)} of training is attention.")
+    if totals.copies is not None:
+        notes.append(
+            f"Snapshots and crash copy took {totals.copies:.2f} copies of the model in the mean "
+            f"over the evaluated marks, {size(totals.disk_bytes)} at most; "
+            f"{size(totals.spending.written_bytes)} were written."
+        )
+    return notes
+
+
 def _evaluation_notes(totals: Totals) -> list[str]:
     """Returns what an evaluation took, and what the prefix cache spared it, if any generated."""
-    if not totals.prompt_tokens:
+    spent = totals.spending
+    if not spent.prompt_tokens:
         return []
-    seconds = totals.seconds.get("generate", 0.0) + totals.seconds.get("swap", 0.0)
+    seconds = spent.seconds.get("generate", 0.0) + spent.seconds.get("swap", 0.0)
     notes = [f"An evaluation took {duration(seconds / max(1, totals.evaluations))} in the mean."]
-    if totals.cached_tokens:
-        share = percent(totals.cached_tokens / totals.prompt_tokens)
+    if spent.cached_tokens:
+        share = percent(spent.cached_tokens / spent.prompt_tokens)
         notes.append(
-            f"The engine's prefix cache served {share} % of {totals.prompt_tokens:,} prompt tokens."
+            f"The engine's prefix cache served {share} % of {spent.prompt_tokens:,} prompt tokens."
         )
     return notes
 

@@ -8,14 +8,17 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-from msft_lite.core import ROOT, Drop
+from msft_lite.core import LIVE, ROOT, Drop, Score
 from msft_lite.errors import LedgerError, did_you_mean
 from msft_lite.ledger import Row, read_rows
+from msft_lite.report.cost import rates_of
 from msft_lite.report.fields import Fields
+from msft_lite.report.spending import NOTHING, Spending, count, work_of
 from msft_lite.report.story import (
     Finish,
     Mark,
     Position,
+    Progress,
     RolloutStory,
     Setting,
     Story,
@@ -25,7 +28,7 @@ from msft_lite.report.story import (
 FORMAT = 1  # of the ledger rows; see docs/format.md
 _OWN_FIELDS = {
     "kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on", "signal",
-    "metric", "domain",
+    "metric", "domain", "flops", "model_bytes",
 }  # fmt: skip
 
 
@@ -89,6 +92,8 @@ def _start(fields: Fields) -> Story:
         signal=fields.text("signal") if "signal" in fields.values else "metric",
         metrics=_of_tasks(fields, "metric", names, default="accuracy"),
         domains=_of_tasks(fields, "domain", names, default=""),
+        rates=rates_of(fields),
+        model_bytes=count(fields, "model_bytes"),
         facts={key: value for key, value in fields.values.items() if key not in _OWN_FIELDS},
     )
     if setting.marks_per_epoch == 0:
@@ -110,26 +115,60 @@ def _task(name: str, rows: Fields) -> TaskRows:
 
 def _rollout(story: Story, fields: Fields) -> Story:
     n, steps, tasks = fields.whole("n"), fields.wholes("marks"), fields.names("tasks")
-    if n != len(story.rollouts) + 1:
-        raise fields.damaged(f"roll-out {n} where roll-out {len(story.rollouts) + 1} is due")
+    if n != story.requests + 1:
+        raise fields.damaged(f"roll-out {n} where roll-out {story.requests + 1} is due")
     if story.rollouts and not story.rollouts[-1].is_complete:
         raise fields.damaged(f"roll-out {n} begins but marks of roll-out {n - 1} are missing")
     if not steps or steps[0] == 0 or any(a >= b for a, b in pairwise(steps)):
         raise fields.damaged(f"marks = {list(steps)} do not rise from 1 or more")
     if not tasks or set(tasks) - set(story.names):
         raise fields.damaged(f"tasks = {list(tasks)} are not tasks of the run")
+    is_scored = fields.truth("score") if "score" in fields.values else True
+    progress = Progress(n, steps, 0, is_scored, 0, "")
+    if _carries_on(story, fields, tasks):
+        return _with_current(story, _carried_on(story.rollouts[-1], progress, fields))
     start = fields.text("start")
     rollout = RolloutStory(
-        n=n,
+        n=len(story.rollouts) + 1,
         start=start,
         path=_position(story, start, fields),
         spent=story.rollouts[-1].marks[-1].spent if story.rollouts else Position(0, Fraction(0)),
         tasks=tasks,
         share=_shares(fields),
         fresh=fields.truth("fresh"),
-        steps=steps,
+        steps=steps if is_scored else (),
+        progress=progress,
+        is_iid=fields.truth("iid") if "iid" in fields.values else False,
+        skipped=_skipped(fields),
     )
     return replace(story, rollouts=(*story.rollouts, rollout))
+
+
+def _carries_on(story: Story, fields: Fields, tasks: tuple[str, ...]) -> bool:
+    if fields.truth("fresh") or not story.rollouts:
+        return False
+    before = story.rollouts[-1]
+    return (before.progress.end, before.tasks) == (fields.text("start"), tasks)
+
+
+def _carried_on(rollout: RolloutStory, progress: Progress, fields: Fields) -> RolloutStory:
+    """Returns ``rollout`` with one more request that goes on with it."""
+    behind = rollout.end_step
+    more = [behind + step for step in progress.marks] if progress.is_scored else []
+    return replace(
+        rollout,
+        share=_shares(fields),
+        steps=(*rollout.steps, *more),
+        progress=replace(progress, behind=behind, end=fields.text("start")),
+        skipped=_skipped(fields),
+    )
+
+
+def _skipped(fields: Fields) -> dict[str, int]:
+    if "skip" not in fields.values:
+        return {}
+    skip = fields.group("skip")
+    return {task: skip.whole(task) for task in skip.values}
 
 
 def _shares(fields: Fields) -> dict[str, Fraction]:
@@ -151,29 +190,80 @@ def _position(story: Story, snapshot: str, fields: Fields) -> Position:
 
 def _mark(story: Story, fields: Fields) -> Story:
     rollout = _current(story, fields)
-    k = len(rollout.marks)
+    progress = rollout.progress
+    k = progress.recorded
     if fields.whole("k") != k or rollout.is_complete:
         due = "no further mark" if rollout.is_complete else f"mark {k}"
-        raise fields.damaged(f"mark {fields.whole('k')} of roll-out {rollout.n} where {due} is due")
-    step, epochs = rollout.length(k), Fraction(k, story.setting.marks_per_epoch)
+        raise fields.damaged(
+            f"mark {fields.whole('k')} of roll-out {progress.n} where {due} is due"
+        )
+    step = progress.marks[k - 1] if k else 0
     if fields.whole("step") != step:
         raise fields.damaged(f"mark {k} at step {fields.whole('step')}, planned at step {step}")
+    snapshot = fields.text("snapshot")
+    if k > 0 and (snapshot != LIVE) != progress.is_scored:
+        raise fields.damaged(f"mark {k} has the snapshot {snapshot!r}")
+    rollout = replace(
+        rollout,
+        progress=replace(progress, recorded=k + 1, end=snapshot),
+        pending=rollout.pending + _spending(fields),
+    )
+    is_seen = k == 0 and len(rollout.marks) > 0  # where another request ended
+    if snapshot != LIVE and not is_seen:
+        rollout = _scored(story, rollout, fields)
+    return _with_current(story, rollout)
+
+
+def _scored(story: Story, rollout: RolloutStory, fields: Fields) -> RolloutStory:
+    """Returns ``rollout`` with the mark of the row; what was pending belongs to it."""
+    k, step = len(rollout.marks), rollout.progress.behind + fields.whole("step")
+    # The last interval of rows that are drawn independently may be a short one.
+    passed = Fraction(step, rollout.steps[0]) if k and rollout.is_iid else Fraction(k)
+    epochs = passed / story.setting.marks_per_epoch
     mark = Mark(
         n=rollout.n,
         k=k,
+        row=(rollout.progress.n, fields.whole("k")),
         snapshot=fields.text("snapshot"),
         path=rollout.path.after(step, epochs),
         spent=rollout.spent.after(step, epochs),
         scores=fields.scores(story.names, "scores", "outcomes"),
         train_loss=fields.numbers("train_loss"),
-        trained_tokens=fields.whole("trained_tokens"),
-        generated_tokens=fields.whole("generated_tokens"),
-        prompt_tokens=fields.whole("prompt_tokens") if "prompt_tokens" in fields.values else 0,
-        cached_tokens=fields.whole("cached_tokens") if "cached_tokens" in fields.values else 0,
-        seconds=fields.numbers("seconds"),
+        spending=rollout.pending,
+        disk_bytes=count(fields, "disk_bytes"),
         peak_bytes=fields.whole("peak_bytes"),
+        shared=fields.text("shared") if "shared" in fields.values else "",
     )
-    return _with_current(story, replace(rollout, marks=(*rollout.marks, mark)))
+    return replace(rollout, marks=(*rollout.marks, mark), pending=NOTHING)
+
+
+def _audit(story: Story, fields: Fields) -> Story:
+    """Adds what a method's question cost to the mark that it was asked at, or to the next one."""
+    rollout = _current(story, fields)
+    if not rollout.is_complete:
+        raise fields.damaged(f"an audit before the last mark of roll-out {rollout.progress.n}")
+    spending = Spending(
+        probed=work_of(fields, "trained"),
+        audited=work_of(fields, "read"),
+        seconds=fields.numbers("seconds"),
+    )
+    if rollout.progress.end == LIVE or not rollout.marks:
+        return _with_current(story, replace(rollout, pending=rollout.pending + spending))
+    last = rollout.marks[-1]
+    last = replace(last, spending=last.spending + spending)
+    return _with_current(story, replace(rollout, marks=(*rollout.marks[:-1], last)))
+
+
+def _spending(fields: Fields) -> Spending:
+    return Spending(
+        trained=work_of(fields, "trained"),
+        read=work_of(fields, "read"),
+        prompt_tokens=count(fields, "prompt_tokens"),
+        cached_tokens=count(fields, "cached_tokens"),
+        generated_tokens=fields.whole("generated_tokens"),
+        written_bytes=count(fields, "written_bytes"),
+        seconds=fields.numbers("seconds"),
+    )
 
 
 def _drop(story: Story, fields: Fields) -> Story:
@@ -185,9 +275,9 @@ def _drop(story: Story, fields: Fields) -> Story:
         reason=fields.text("reason"),
     )
     if not rollout.is_complete:
-        raise fields.damaged(f"a drop before the last mark of roll-out {rollout.n}")
+        raise fields.damaged(f"a drop before the last mark of roll-out {rollout.progress.n}")
     if drop.task not in rollout.tasks or drop.task in {d.task for d in rollout.drops}:
-        raise fields.damaged(f"task = {drop.task!r} is not active in roll-out {rollout.n}")
+        raise fields.damaged(f"task = {drop.task!r} is not active in roll-out {rollout.progress.n}")
     _position(story, drop.rolled_back_to, fields)
     return _with_current(story, replace(rollout, drops=(*rollout.drops, drop)))
 
@@ -201,10 +291,11 @@ def _finish(story: Story, fields: Fields) -> Story:
         base=fields.scores(story.names, "scores.base", "outcomes.base"),
         best=fields.scores(story.names, "scores.best", "outcomes.best"),
         seconds=fields.numbers("seconds"),
+        last=_last(story, fields),
     )
     if any(finish.base[task].total != finish.best[task].total for task in story.names):
         raise fields.damaged("scores.base and scores.best are not of the same rows")
-    place = {(mark.n, mark.k): mark for mark in story.marks}.get((finish.n, finish.k))
+    place = {mark.row: mark for mark in story.marks}.get((finish.n, finish.k))
     if place is None or place.snapshot != finish.snapshot:
         raise fields.damaged(
             f"snapshot {finish.snapshot!r} does not stand at roll-out {finish.n}, mark {finish.k}"
@@ -212,10 +303,17 @@ def _finish(story: Story, fields: Fields) -> Story:
     return replace(story, finish=finish)
 
 
+def _last(story: Story, fields: Fields) -> dict[str, Score] | None:
+    """Returns the scores of the point where training ended, if the row has them."""
+    if "last" not in fields.group("scores").values:
+        return None
+    return fields.scores(story.names, "scores.last", "outcomes.last")
+
+
 def _current(story: Story, fields: Fields) -> RolloutStory:
     n = fields.whole("n")
-    if not story.rollouts or n != len(story.rollouts):
-        raise fields.damaged(f"n = {n} but {len(story.rollouts)} roll-outs have begun")
+    if not story.rollouts or n != story.requests:
+        raise fields.damaged(f"n = {n} but {story.requests} roll-outs have begun")
     return story.rollouts[-1]
 
 
@@ -223,4 +321,10 @@ def _with_current(story: Story, rollout: RolloutStory) -> Story:
     return replace(story, rollouts=(*story.rollouts[:-1], rollout))
 
 
-_TELLERS = {"rollout": _rollout, "mark": _mark, "drop": _drop, "finish": _finish}
+_TELLERS = {
+    "rollout": _rollout,
+    "mark": _mark,
+    "audit": _audit,
+    "drop": _drop,
+    "finish": _finish,
+}

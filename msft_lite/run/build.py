@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from msft_lite.data.task import Task
 from msft_lite.data.task_rows import task_rows
 from msft_lite.data.token_cache import TokenCache
 from msft_lite.ledger import Ledger, Row
+from msft_lite.model.flops import flop_rates, model_bytes, parameters_without_embedding
 from msft_lite.model.four_bit import weight_count
 from msft_lite.model.load import base_weights, load_model, load_tokenizer, resolve_device
 from msft_lite.model.settings import Dtype, ModelSettings
@@ -185,10 +186,12 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
     """Returns the first row of the ledger: what was resolved, and digests of what went in."""
     parameters = list(shop.model.named_parameters())
     trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
+    rates = flop_rates(shop.model, gradient_checkpointing=shop.settings.gradient_checkpointing)
     return {
         "kind": "start",
         "format": 1,
         "recipe": digest(recipe),
+        "setting": digest(recipe, method=False),
         "method": recipe.method.name,
         "seed": recipe.seed,
         "tasks": [task.name for task in shop.tasks],
@@ -205,6 +208,9 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "trainable": hashlib.sha256(json.dumps(trainable).encode()).hexdigest(),
         "trainable_parameters": sum(p.numel() for _, p in parameters if p.requires_grad),
         "parameters": sum(weight_count(p) for name, p in parameters if ".lora_" not in name),
+        "parameters_without_embedding": parameters_without_embedding(shop.model),
+        "model_bytes": model_bytes(shop.model),
+        "flops": None if rates is None else asdict(rates),
         "versions": versions(),
         "device": shop.settings.device,
         "dtype": shop.settings.dtype,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, Protocol, TypeAlias
 
 from msft_lite.core import MILLION, Score
-from msft_lite.data.task import Example, Question, Task
+from msft_lite.data.task import NO_TOKENS, Example, Question, Task, TokenCount
 from msft_lite.engine.base import EvalEngine, Prompt
 from msft_lite.engine.canary import Canary
 from msft_lite.errors import DataError
@@ -30,6 +31,8 @@ class Evaluation:
         prompt_tokens: of the questions; what checks the engine is not counted.
         cached_tokens: those of them that the engine's prefix cache served.
         generate_seconds: of answering the questions, or of computing their losses.
+        read: tokens of the rows whose losses were computed.
+        answers: what was generated, per task in row order.
     """
 
     scores: Mapping[str, Score]
@@ -38,6 +41,8 @@ class Evaluation:
     cached_tokens: int = 0
     swap_seconds: float = 0.0
     generate_seconds: float = 0.0
+    read: TokenCount = NO_TOKENS
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 class Scorer(Protocol):
@@ -164,14 +169,16 @@ class Answers:
             swapped = time.monotonic()
             answers = engine.complete(prompts)
             generated = time.monotonic()
-        texts = iter([self._decode(answer.ids) for answer in answers])
+        decoded = iter([self._decode(answer.ids) for answer in answers])
+        texts = {task.name: tuple(islice(decoded, len(rows))) for task, rows in asked}
         return Evaluation(
-            {task.name: _worth(task, rows, [next(texts) for _ in rows]) for task, rows in asked},
+            {task.name: _worth(task, rows, texts[task.name]) for task, rows in asked},
             generated_tokens=sum(len(answer.ids) for answer in answers),
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             cached_tokens=sum(answer.cached_tokens for answer in answers),
             swap_seconds=swapped - start,
             generate_seconds=generated - swapped,
+            answers=texts,
         )
 
     def close(self) -> None:
@@ -209,12 +216,14 @@ class Losses:
         """
         start = time.monotonic()
         examples = {task.name: loss_rows(rows) for task, rows in asked}
-        losses = iter(self._losses([example for rows in examples.values() for example in rows]))
+        every = [example for rows in examples.values() for example in rows]
+        losses = iter(self._losses(every))
         scores = {
             name: Score(worth=tuple(-round(next(losses) * MILLION) for _ in rows))
             for name, rows in examples.items()
         }
-        return Evaluation(scores, generate_seconds=time.monotonic() - start)
+        seconds = time.monotonic() - start
+        return Evaluation(scores, generate_seconds=seconds, read=TokenCount.of(every))
 
     def close(self) -> None:
         """Does nothing."""

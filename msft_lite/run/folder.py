@@ -43,6 +43,10 @@ class RunFolder:
         return self.path / "best"
 
     @property
+    def examples(self) -> Path:
+        return self.path / "examples.json"
+
+    @property
     def engine_log(self) -> Path:
         return self.path / "engine.log"
 
@@ -77,7 +81,7 @@ class RunFolder:
         Raises:
             StorageError: the folder is read-only or gone.
         """
-        files = (self.ledger, self.recipe, self.crash_copy, self.engine_log)
+        files = (self.ledger, self.recipe, self.crash_copy, self.examples, self.engine_log)
         try:
             for file in (*files, self.path / "summary.json", self.path / "report.md"):
                 file.unlink(missing_ok=True)

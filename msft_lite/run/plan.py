@@ -10,18 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from msft_lite.core import (
-    ROOT,
-    Clock,
-    Drop,
-    Point,
-    Rollout,
-    Score,
-    Trace,
-    Verdict,
-    best_point,
-    live_snapshots,
-)
+from msft_lite.core import Clock
 from msft_lite.data.rows import Row
 from msft_lite.data.settings import TaskSettings
 from msft_lite.data.splits import CARVED_CONTROL_ROWS, CARVED_REPORT_ROWS, SPLIT_SEED
@@ -32,13 +21,12 @@ from msft_lite.methods import build_method
 from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.size import ModelSize, model_size
 from msft_lite.recipe import MsftTable, Recipe
+from msft_lite.run.assumed import EARLIEST_PEAK, AssumedWorld, Tally, assumed_peaks
 from msft_lite.run.loop import drive
 from msft_lite.run.task_settings import task_settings
 
-SCORED_ROWS = 4_000  # so fine that neighbours on an assumed curve differ up to 150 epochs
 CHARACTERS_PER_TOKEN = 4  # of English text under a large vocabulary
 HUB_ROWS = 2_000  # assumed where a data set would have to be downloaded to be counted
-EARLIEST_PEAK = Fraction(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +39,6 @@ class TaskPlan:
     report_rows: int
     tokens_per_row: Fraction
     max_new_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What driving a method with assumed curves came to.
-
-    Attributes:
-        stages: roll-outs.
-        steps: optimizer steps.
-        rows: training rows drawn, per task.
-        evaluations: snapshots that are scored on the control rows.
-        snapshots_written: in all.
-        snapshots_alive: most at a time.
-        drops: tasks in the order they leave.
-    """
-
-    stages: int
-    steps: int
-    rows: Mapping[str, int]
-    evaluations: int
-    snapshots_written: int
-    snapshots_alive: int
-    drops: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,102 +120,6 @@ def simulate(recipe: Recipe, sizes: Mapping[str, int], epochs: int) -> Tally:
     world = AssumedWorld(clock, epochs, deferred=recipe.eval.at == "end")
     drive(build_method(recipe.method.name, clock, options), world.execute, world)
     return world.tally()
-
-
-class AssumedWorld:
-    """Answers roll-outs from assumed curves, and counts; records nothing, so recalls nothing."""
-
-    def __init__(self, clock: Clock, epochs: int, *, deferred: bool) -> None:
-        """Takes the tasks, the peak of the last of them and whether evaluation waits."""
-        self._clock = clock
-        self._deferred = deferred
-        self._peaks = dict(zip(clock.tasks, assumed_peaks(len(clock.tasks), epochs), strict=True))
-        self._reach = 4 * epochs
-        nothing = dict.fromkeys(clock.tasks, Fraction(0))
-        self._seen = {ROOT: nothing}  # epochs of each task that lie behind a snapshot
-        self._best: Point | None = None
-        self._scored: set[str] = set()
-        self._drops: list[str] = []
-        self._rows = dict.fromkeys(clock.tasks, 0)
-        self._stages = self._steps = self._written = 0
-        self._alive: frozenset[str] = frozenset()
-        self._most_alive = 0
-
-    def execute(self, request: Rollout) -> Trace:
-        """Returns the assumed reply to ``request``."""
-        self._leave(request.drops)
-        self._stages += 1
-        self._steps += request.marks[-1]
-        points = [self._point(0, request.start)]
-        self._alive = frozenset({request.start, self._best_of(points[0]).snapshot})
-        for mark in range(1, len(request.marks) + 1):
-            points.append(self._point(mark, self._train(request, mark)))
-            self._written += 1
-            self._alive |= {points[-1].snapshot}
-            self._most_alive = max(self._most_alive, len(self._alive - {ROOT}))
-            best = self._best_of(points[-1])
-            if not self._deferred:
-                self._alive = live_snapshots(points, request.mixture.tasks, best)
-        self._scored |= {point.snapshot for point in points}
-        return Trace(tuple(points))
-
-    def recall(self, request: Rollout) -> Trace | None:
-        """Returns None: every request is executed."""
-        return None
-
-    def conclude(self, verdict: Verdict) -> None:
-        """Counts the last decisions."""
-        self._leave(verdict.drops)
-
-    def tally(self) -> Tally:
-        """Returns what was counted."""
-        return Tally(
-            stages=self._stages,
-            steps=self._steps,
-            rows=self._rows,
-            evaluations=len(self._scored),
-            snapshots_written=self._written,
-            snapshots_alive=self._most_alive,
-            drops=tuple(self._drops),
-        )
-
-    def _leave(self, drops: Sequence[Drop]) -> None:
-        self._drops += [drop.task for drop in drops]
-
-    def _best_of(self, point: Point) -> Point:
-        """Returns the best mean of the run so far, ``point`` included."""
-        self._best = best_point([self._best, point]) if self._best else point
-        return self._best
-
-    def _train(self, request: Rollout, mark: int) -> str:
-        """Returns the snapshot at ``mark``, having counted its rows."""
-        marks = self._clock.marks_per_epoch
-        before = self._seen[request.start]
-        behind = dict(before)
-        for task, share in request.mixture.share:
-            rows = [round(k * share * self._clock.sizes[task] / marks) for k in (mark - 1, mark)]
-            self._rows[task] += rows[1] - rows[0]
-            behind[task] = before[task] + mark * share / marks
-        snapshot = f"stage {self._stages}, mark {mark}"
-        self._seen[snapshot] = behind
-        return snapshot
-
-    def _point(self, mark: int, snapshot: str) -> Point:
-        behind = self._seen[snapshot]
-        return Point(mark, snapshot, {t: self._score(t, behind[t]) for t in self._clock.tasks})
-
-    def _score(self, task: str, epochs: Fraction) -> Score:
-        away = abs(epochs - self._peaks[task]) / self._reach
-        correct = max(0, round(SCORED_ROWS * (1 - away)))
-        return Score("1" * correct + "0" * (SCORED_ROWS - correct))
-
-
-def assumed_peaks(count: int, epochs: int) -> tuple[Fraction, ...]:
-    """Returns peaks in epochs of a task's own rows, evenly spread from 1/2 to ``epochs``."""
-    if count == 1:
-        return (EARLIEST_PEAK + (epochs - EARLIEST_PEAK) / 2,)
-    step = (epochs - EARLIEST_PEAK) / (count - 1)
-    return tuple(EARLIEST_PEAK + step * i for i in range(count))
 
 
 class TokenCounter:

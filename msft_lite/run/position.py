@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from msft_lite.data.sampler import Cursor
+from msft_lite.data.task import NO_TOKENS, TokenCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +17,27 @@ class Mark:
     Attributes:
         k: number of the mark; 0 is the start of the roll-out.
         step: optimizer steps since the start.
-        snapshot: id of the saved weights.
+        snapshot: id of the saved weights, or `LIVE` where none are saved.
         train_loss: mean loss of an answer token since the mark before, per active task.
-        trained_tokens: tokens other than padding since the mark before.
+        work: tokens trained since the mark before.
         train_seconds: time spent in optimizer steps since the mark before.
         snapshot_seconds: time spent in capturing and saving.
+        snapshot_bytes: size of the saved weights.
     """
 
     k: int
     step: int
     snapshot: str
     train_loss: Mapping[str, float]
-    trained_tokens: int = 0
+    work: TokenCount = NO_TOKENS
     train_seconds: float = 0.0
     snapshot_seconds: float = 0.0
+    snapshot_bytes: int = 0
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Mark:
+        """Returns the mark whose ``asdict`` is ``value``."""
+        return Mark(**{**value, "work": TokenCount(**value["work"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class Position:
         n: number of the roll-out.
         cursor: where the data order stands.
         pending: marks that are saved but not yet in the ledger, oldest first.
-        latest: the last saved mark.
+        latest: the last mark that was trained up to.
     """
 
     n: int
@@ -63,6 +71,6 @@ class Position:
         return Position(
             n=value["n"],
             cursor=Cursor.from_json(value["cursor"]),
-            pending=tuple(Mark(**mark) for mark in value["pending"]),
-            latest=Mark(**value["latest"]),
+            pending=tuple(Mark.from_json(mark) for mark in value["pending"]),
+            latest=Mark.from_json(value["latest"]),
         )

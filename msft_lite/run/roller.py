@@ -9,17 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from msft_lite.core import Clock, Rollout, Trace, best_point, live_snapshots
-from msft_lite.data.sampler import Cursor, interval
-from msft_lite.data.task import Example, RowId, Task
+from msft_lite.core import LIVE, ROOT, Clock, Rollout, RowId, Trace, best_point, live_snapshots
+from msft_lite.data.sampler import Cursor, draw
+from msft_lite.data.task import Example, Task
 from msft_lite.errors import Interrupted, SnapshotError
-from msft_lite.ledger import Ledger, score_columns
+from msft_lite.ledger import Ledger, rows_digest
 from msft_lite.report.live import Watcher
+from msft_lite.run.audit import Auditor
 from msft_lite.run.evaluator import Evaluation, Evaluator, Split
+from msft_lite.run.lending import Lender
+from msft_lite.run.mark_row import LossMeter, mark_row
 from msft_lite.run.position import Mark, Position
+from msft_lite.snapshot.codec import size_bytes
 from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 from msft_lite.snapshot.store import SnapshotStore
-from msft_lite.train.trainer import StepResult, Trainer
+from msft_lite.train.trainer import Trainer
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at an engine that is starting
 
@@ -35,6 +39,7 @@ class Parts:
     tasks: Mapping[str, Task]
     watch: Watcher
     stop_requested: Callable[[], bool]
+    lender: Lender
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +66,21 @@ def order_key(request: Rollout) -> str:
     It depends on the request alone, so that training from a snapshot is the same whatever ran
     before it.
     """
-    text = repr((request.start, [(t, str(s)) for t, s in request.mixture.share]))
+    mixture = request.mixture
+    named = (request.start, [(task, str(share)) for task, share in mixture.share])
+    special = (rows_digest(mixture.skip), mixture.iid)
+    text = repr(named) if special == ("", False) else repr((*named, *special))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Roller:
     """Turns a `Rollout` into a `Trace` with a trainer, a store and an engine.
 
-    At every mark, in this order: the weights are saved, the crash copy (moments and counters) is
-    replaced, the marks that wait are evaluated and their rows written, and snapshots that nobody
-    can ask for any more are removed. Killed anywhere in between, `execute` goes on from the crash
-    copy and writes the same rows.
+    At every mark that is scored, in this order: the weights are saved, the crash copy (moments and
+    counters) is replaced, the marks that wait are evaluated and their rows written, and snapshots
+    that nobody can ask for any more are removed. Killed anywhere in between, `execute` goes on from
+    the crash copy and writes the same rows. Of roll-outs that are not scored nothing is saved: what
+    they had trained since the crash copy is trained again.
     """
 
     def __init__(self, parts: Parts, settings: RollerSettings) -> None:
@@ -82,10 +91,15 @@ class Roller:
         self._ledger = parts.ledger
         self._tasks = parts.tasks
         self._watch = parts.watch
+        self._lender = parts.lender
         self._stop_requested = parts.stop_requested
         self._settings = settings
+        self._auditor = Auditor(
+            parts.trainer, parts.tasks, seed=settings.seed, batch_rows=settings.clock.batch_rows
+        )
         self._position: Position | None = None
-        self._held = ""  # id of the snapshot whose weights the trainer holds
+        self._held = ""  # id of the snapshot whose weights the trainer holds, if it is saved
+        self._saved = ""  # id of the snapshot that the crash copy belongs to
         self._notices_told = 0
 
     def execute(self, request: Rollout) -> Trace:
@@ -96,15 +110,30 @@ class Roller:
                 last mark.
             Interrupted: the user asked for an end; the last mark is saved.
         """
+        if self._borrowed(request):
+            return self._ledger.trace()
         position = self._resumed(request) or self._begun(request)
         self._position = position
+        if not request.score:  # later the trainer must keep what it holds: it is not saved
+            position = self._evaluate_pending(request, position)
         while position.latest.k < len(request.marks):
             self._leave_if_asked()
-            if self._may_evaluate():
+            if request.score and self._may_evaluate():
                 position = self._evaluate_pending(request, position)
             position = self._position = self._next_mark(request, position)
         self._position = self._evaluate_pending(request, position)
-        return Trace(tuple(self._ledger.points))
+        if request.audit != "none" and self._ledger.audit is None:
+            self._ledger.append(self._auditor.row(position.n, request, position.cursor.key))
+        return self._ledger.trace()
+
+    def _borrowed(self, request: Rollout) -> bool:
+        """Records an equal roll-out of another run as this one's; returns whether there is one."""
+        rows, own = self._lender.marks(request), self._ledger.points
+        if not rows or any(a.snapshot != b["snapshot"] for a, b in zip(own, rows, strict=False)):
+            return False
+        for row in rows[len(own) :]:
+            self._ledger.append({**row, "n": self._ledger.n})
+        return True
 
     def report(self, snapshot: str) -> Evaluation:
         """Returns the scores of ``snapshot`` on the report rows.
@@ -135,29 +164,61 @@ class Roller:
 
     def _begun(self, request: Rollout) -> Position:
         """Returns the start of ``request``, with the trainer set to it."""
-        if request.fresh:
-            key = order_key(request)
-            self._trainer.renew(key)
-            cursor = Cursor.start(key)
-        else:
-            cursor = self._carried_on()
-        self._hold(request.start)
-        self._retain([request.start])
+        cursor = self._renewed(request) if request.fresh else self._carried_on(request)
+        if request.start != LIVE:
+            self._hold(request.start)
+        self._retain([self._saved if request.start == LIVE else request.start])
         start = Mark(k=0, step=0, snapshot=request.start, train_loss={})
         pending = () if self._ledger.points else (start,)
         return Position(self._ledger.n, cursor, pending, start)
 
-    def _carried_on(self) -> Cursor:
+    def _renewed(self, request: Rollout) -> Cursor:
+        """Returns the start of a new data order, with a new optimizer in place."""
+        key = order_key(request)
+        self._trainer.renew(key)
+        return Cursor.start(key)
+
+    def _carried_on(self, request: Rollout) -> Cursor:
         """Returns the cursor at the end of the roll-out before, with its moments in place."""
+        before = self._ledger.n - 1
         if self._position is None:
             self._position = self._restored()
-        if self._position is None or self._position.n != self._ledger.n - 1:
+            if request.start == LIVE:
+                self._position = self._trained_again(self._position, until=before)
+        if self._position is None or self._position.n != before:
             raise SnapshotError(
                 f"{self._settings.crash_path}: the optimizer's state at the end of roll-out "
-                f"{self._ledger.n - 1} is gone, and the run keeps it from stage to stage; "
+                f"{before} is gone, and the run keeps it from stage to stage; "
                 "start again with --overwrite"
             )
         return self._position.cursor
+
+    def _trained_again(self, position: Position | None, *, until: int) -> Position:
+        """Returns the end of roll-out ``until``, with what was not saved before it trained anew.
+
+        Args:
+            position: of the crash copy, which belongs to the end of a roll-out that was scored;
+                None where there is none, since no mark was saved after the fresh start.
+            until: number of a roll-out; between it and ``position`` none was scored.
+        """
+        if position is not None:
+            self._hold(position.latest.snapshot)
+            first = position.n + 1
+        else:
+            first = max(n for n in range(1, until + 1) if self._ledger.requests[n - 1].fresh)
+        for n in range(first, until + 1):
+            request = self._ledger.requests[n - 1]
+            if position is None:
+                cursor = self._renewed(request)
+                self._hold(request.start)
+            else:
+                cursor = position.cursor
+            position = Position(n, cursor, (), Mark(0, 0, request.start, {}))
+            while position.latest.k < len(request.marks):
+                mark, cursor = self._train(request, position)
+                position = replace(position, cursor=cursor, latest=replace(mark, snapshot=LIVE))
+        assert position is not None, "the first roll-out of a method is fresh"
+        return position
 
     def _resumed(self, request: Rollout) -> Position | None:
         """Returns where a killed process had left this roll-out, or None to begin it."""
@@ -178,29 +239,48 @@ class Roller:
             return None
         moments, state = copy
         self._trainer.restore_state(moments, state["trainer"])
-        return Position.from_json(state["position"])
+        position = Position.from_json(state["position"])
+        self._saved = position.latest.snapshot
+        return position
 
     def _next_mark(self, request: Rollout, position: Position) -> Position:
-        """Trains one mark interval and saves its end."""
+        """Trains one mark interval and, if it is to be scored, saves its end."""
         mark, cursor = self._train(request, position)
-        started = time.monotonic()
-        snapshot = self._store.save(self._trainer.capture())
-        self._held = snapshot
-        self._check_repeated(mark.k, snapshot)
-        mark = replace(mark, snapshot=snapshot, snapshot_seconds=time.monotonic() - started)
+        if request.score:
+            mark = self._save(mark)
         waits = () if mark.k < len(self._ledger.points) else (mark,)
         position = replace(
             position, cursor=cursor, pending=(*position.pending, *waits), latest=mark
         )
-        moments, counters = self._trainer.state()
-        state = {"position": position.to_json(), "trainer": counters}
-        save_crash_copy(self._settings.crash_path, moments, state)
+        if request.score:
+            moments, counters = self._trainer.state()
+            state = {"position": position.to_json(), "trainer": counters}
+            save_crash_copy(self._settings.crash_path, moments, state)
+            self._saved = mark.snapshot
         return position
+
+    def _save(self, mark: Mark) -> Mark:
+        started = time.monotonic()
+        weights = self._trainer.capture()
+        snapshot = self._store.save(weights)
+        self._held = snapshot
+        self._check_repeated(mark.k, snapshot)
+        return replace(
+            mark,
+            snapshot=snapshot,
+            snapshot_seconds=time.monotonic() - started,
+            snapshot_bytes=size_bytes(weights),
+        )
 
     def _train(self, request: Rollout, position: Position) -> tuple[Mark, Cursor]:
         settings, latest = self._settings, position.latest
-        batches, cursor = interval(
-            position.cursor, seed=settings.seed, mixture=request.mixture, clock=settings.clock
+        steps = request.marks[latest.k] - latest.step
+        batches, cursor = draw(
+            position.cursor,
+            steps,
+            seed=settings.seed,
+            mixture=request.mixture,
+            clock=settings.clock,
         )
         self._held = ""
         started = time.monotonic()
@@ -213,9 +293,9 @@ class Roller:
         mark = Mark(
             k=latest.k + 1,
             step=latest.step + len(batches),
-            snapshot="",
+            snapshot=LIVE,
             train_loss=meter.means(),
-            trained_tokens=meter.tokens,
+            work=meter.work,
             train_seconds=time.monotonic() - started,
         )
         return mark, cursor
@@ -235,22 +315,20 @@ class Roller:
 
     def _evaluate_pending(self, request: Rollout, position: Position) -> Position:
         """Evaluates the marks that wait, in order, and leaves the trainer at the latest one."""
-        waited_seconds = self._wait_for_engine("control") if position.pending else 0.0
+        is_saved = any(mark.snapshot != LIVE for mark in position.pending)
+        waited_seconds = self._wait_for_engine("control") if is_saved else 0.0
         for mark in position.pending:
             self._leave_if_asked()
             self._ledger.append(self._mark_row(position.n, mark, waited_seconds))
             waited_seconds = 0.0
             self._tell_notices()
         self._leave_if_asked()
-        self._hold(position.latest.snapshot)
-        active = request.mixture.tasks
-        best = best_point(self._ledger.seen)
-        self._retain(
-            [
-                position.latest.snapshot,
-                *live_snapshots(self._ledger.points, active, best),
-            ]
-        )
+        if position.latest.snapshot != LIVE:
+            self._hold(position.latest.snapshot)
+            scored = [point for point in self._ledger.points if point.scores]
+            best = best_point(self._ledger.seen) if self._ledger.seen else None
+            alive = live_snapshots(scored, request, best)
+            self._retain([position.latest.snapshot, *alive])
         return replace(position, pending=())
 
     def _tell_notices(self) -> None:
@@ -268,35 +346,25 @@ class Roller:
         return time.monotonic() - started
 
     def _mark_row(self, n: int, mark: Mark, waited_seconds: float) -> Mapping[str, Any]:
+        if mark.snapshot == ROOT and not self._known(ROOT) and (base := self._lender.base()):
+            return {**base, "n": n}
         evaluation = self._known(mark.snapshot) or self._measured(mark.snapshot)
+        row = mark_row(n, mark, evaluation, waited_seconds=waited_seconds)
+        crash_path = self._settings.crash_path
+        crash_bytes = crash_path.stat().st_size if crash_path.exists() else 0
         return {
-            "kind": "mark",
-            "n": n,
-            "k": mark.k,
-            "step": mark.step,
-            "snapshot": mark.snapshot,
-            **score_columns(evaluation.scores),
-            "train_loss": dict(mark.train_loss),
-            "trained_tokens": mark.trained_tokens,
-            "prompt_tokens": evaluation.prompt_tokens,
-            "cached_tokens": evaluation.cached_tokens,
-            "generated_tokens": evaluation.generated_tokens,
-            "seconds": {
-                "train": mark.train_seconds,
-                "swap": evaluation.swap_seconds,
-                "generate": evaluation.generate_seconds,
-                "snapshot": mark.snapshot_seconds,
-                "wait": waited_seconds,
-            },
+            **row,
+            "written_bytes": mark.snapshot_bytes and mark.snapshot_bytes + crash_bytes,
+            "disk_bytes": self._store.alive_bytes() + crash_bytes,
             "peak_bytes": self._trainer.peak_bytes(),
         }
 
     def _known(self, snapshot: str) -> Evaluation | None:
         """Returns the recorded scores of ``snapshot``: a stage starts where another had been."""
-        for point in self._ledger.seen:
-            if point.snapshot == snapshot:
-                return Evaluation(point.scores)
-        return None
+        if snapshot == LIVE:
+            return Evaluation({})
+        scores = self._ledger.scores_of(snapshot)
+        return None if scores is None else Evaluation(scores)
 
     def _measured(self, snapshot: str) -> Evaluation:
         self._hold(snapshot)
@@ -305,24 +373,3 @@ class Roller:
     def _retain(self, snapshots: Sequence[str]) -> None:
         best = [best_point(self._ledger.seen).snapshot] if self._ledger.seen else []
         self._store.retain({*snapshots, *best})
-
-
-class LossMeter:
-    """Adds up the losses of the steps of one mark interval."""
-
-    def __init__(self) -> None:
-        """Starts at zero."""
-        self.tokens = 0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, result: StepResult) -> None:
-        """Adds one optimizer step."""
-        self.tokens += result.tokens
-        for task, loss in result.losses.items():
-            self._sums[task] = self._sums.get(task, 0.0) + loss.loss_sum
-            self._counts[task] = self._counts.get(task, 0) + loss.tokens
-
-    def means(self) -> dict[str, float]:
-        """Returns the mean loss of an answer token per task, tasks in alphabetical order."""
-        return {task: self._sums[task] / self._counts[task] for task in sorted(self._sums)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-from msft_lite.core import ROOT, Score, Verdict
 from msft_lite.errors import (
     EngineError,
     Interrupted,
@@ -15,20 +13,21 @@ from msft_lite.errors import (
     SnapshotError,
     TrainError,
 )
-from msft_lite.ledger import Ledger, Row, score_columns
+from msft_lite.ledger import Row
 from msft_lite.methods import build_method
 from msft_lite.recipe import Recipe, dump_toml, load
 from msft_lite.report.live import Watcher
 from msft_lite.run.build import build_workshop, start_row
 from msft_lite.run.engines import build_evaluator
 from msft_lite.run.evaluator import Evaluator
+from msft_lite.run.finish import finish
 from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.stop import StopFlag
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.durable import write_durably
-from msft_lite.snapshot.export import export_best
 
 # What a resume must share with the run's beginning for its rows to be those of one run.
 RESULT_KEYS = (
@@ -50,7 +49,7 @@ def load_run(folder: Path) -> Recipe:
     return load(place.recipe, [f"output_dir={folder.resolve()}"])
 
 
-def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
+def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] = ()) -> Path:
     """Runs ``recipe`` to its end and returns the run folder.
 
     Args:
@@ -58,6 +57,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
         mode: ``new`` wants an unused folder, ``resume`` goes on with the run in it, ``overwrite``
             removes that run first.
         watch: sees every ledger row, recorded or new, and the progress between them.
+        lenders: folders of runs whose records may be taken over where they are the same.
 
     Raises:
         MsftError: something is wrong that the user can mend; the run can be resumed from its last
@@ -73,7 +73,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher) -> Path:
             return folder.path
         shop.store.prove(shop.trainer.capture())
         try:
-            _train_and_finish(recipe, shop, stop)
+            _train_and_finish(recipe, shop, stop, lenders)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {_way_back(shop)}") from None
         except (EngineError, TrainError, SnapshotError) as error:
@@ -118,20 +118,25 @@ def _check_same_run(path: Path, recorded: Row, row: Row) -> None:
             )
 
 
-def _train_and_finish(recipe: Recipe, shop: Workshop, stop: StopFlag) -> None:
+def _train_and_finish(
+    recipe: Recipe, shop: Workshop, stop: StopFlag, lenders: Sequence[Path]
+) -> None:
     options = recipe.method.model_dump(exclude={"name", "signal"})
     method = build_method(recipe.method.name, shop.clock, options)
     evaluator = build_evaluator(recipe, shop)
     try:
         evaluator.ready("control")  # an engine that is needed starts while training begins
-        roller = _roller(recipe, shop, evaluator, stop)
+        lender = Lender(lenders, shop.ledger.rows[0])
+        roller = _roller(recipe, shop, evaluator, stop, lender)
         verdict = drive(method, roller.execute, shop.ledger)
-        _finish(recipe, shop, roller, verdict)
+        finish(recipe, shop, roller, verdict)
     finally:
         evaluator.close()
 
 
-def _roller(recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag) -> Roller:
+def _roller(
+    recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag, lender: Lender
+) -> Roller:
     parts = Parts(
         trainer=shop.trainer,
         store=shop.store,
@@ -140,6 +145,7 @@ def _roller(recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag
         tasks={task.name: task for task in shop.tasks},
         watch=shop.watch,
         stop_requested=lambda: stop.requested,
+        lender=lender,
     )
     settings = RollerSettings(
         clock=shop.clock,
@@ -148,50 +154,3 @@ def _roller(recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag
         evaluate_at=recipe.eval.at,
     )
     return Roller(parts, settings)
-
-
-def _finish(recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict) -> None:
-    """Scores base and result on the report rows, exports the result and closes the ledger."""
-    started = time.monotonic()
-    scores = _reported(recipe, shop, roller, verdict)
-    export_best(
-        shop.store.load(verdict.snapshot),
-        shop.folder.best,
-        model=shop.model,
-        tokenizer=shop.tokenizer,
-    )
-    shop.store.retain({verdict.snapshot})
-    shop.ledger.append(_finish_row(shop.ledger, verdict, scores, time.monotonic() - started))
-    shop.folder.crash_copy.unlink(missing_ok=True)  # there is nothing left to go on with
-
-
-def _reported(
-    recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict
-) -> Mapping[str, Mapping[str, Score]]:
-    """Returns the scores of base and result on the report rows: of their marks if those steered."""
-    if recipe.eval.steer_on == "report" and recipe.method.signal == "metric":
-        known = {point.snapshot: point.scores for point in shop.ledger.seen}
-        return {"base": known[ROOT], "best": known[verdict.snapshot]}
-    return {
-        "base": roller.report(ROOT).scores,
-        "best": roller.report(verdict.snapshot).scores,
-    }
-
-
-def _finish_row(
-    ledger: Ledger, verdict: Verdict, scores: Mapping[str, Mapping[str, Score]], seconds: float
-) -> Row:
-    place = next(
-        row for row in ledger.rows if row["kind"] == "mark" and row["snapshot"] == verdict.snapshot
-    )
-    columns = {name: score_columns(of) for name, of in scores.items()}
-    return {
-        "kind": "finish",
-        "snapshot": verdict.snapshot,
-        "n": place["n"],
-        "k": place["k"],
-        "note": verdict.note,
-        "scores": {name: of["scores"] for name, of in columns.items()},
-        "outcomes": {name: of["outcomes"] for name, of in columns.items()},
-        "seconds": {"finish": seconds},
-    }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from msft_lite.data.task import Example
+from msft_lite.data.task import Example, TokenCount
 from msft_lite.errors import SnapshotError, TrainError
 from msft_lite.model.load import apply, capture, check_tensors, trainable_parameters
 from msft_lite.model.loss import (
@@ -45,13 +45,13 @@ class StepResult:
 
     Attributes:
         losses: per task of the step's rows, before the update.
-        tokens: prompt and answer tokens of the step, without padding.
+        work: tokens of the step.
         gradient_norm: Euclidean norm of the gradient before clipping.
         learning_rate: rate of this step.
     """
 
     losses: Mapping[str, TokenLoss]
-    tokens: int
+    work: TokenCount
     gradient_norm: float
     learning_rate: float
 
@@ -134,8 +134,30 @@ class Trainer:
         finally:
             self._optimizer.zero_grad(set_to_none=True)
         self._steps += 1
-        tokens = sum(len(example.prompt) + len(example.answer) for example in examples)
-        return StepResult(_by_task(examples, sums), tokens, norm, rate)
+        return StepResult(_by_task(examples, sums), TokenCount.of(examples), norm, rate)
+
+    def probe(
+        self, batches: Mapping[str, Sequence[Example]]
+    ) -> dict[str, tuple[list[float], list[float]]]:
+        """Returns the losses of every batch's rows before and after one step on that batch.
+
+        Every step is taken from the present state and undone from copies on the host: weights,
+        moments and counters are afterwards what they were, bit by bit.
+
+        Raises:
+            TrainError: a row cannot be trained on, a loss is not finite, or memory ran out.
+        """
+        weights, (moments, counters) = self.capture(), self.state()
+        found: dict[str, tuple[list[float], list[float]]] = {}
+        for name, examples in batches.items():
+            before = self.losses(examples)
+            try:
+                self.step(examples)
+                found[name] = before, self.losses(examples)
+            finally:
+                self.load(weights)
+                self.restore_state(moments, counters)
+        return found
 
     def state(self) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
         """Returns copies of the moments on the host, by stable names, and the counters."""

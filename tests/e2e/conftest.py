@@ -118,7 +118,7 @@ def results() -> Results:
         rows: list[Mapping[str, Any]] = [
             json.loads(line) for line in ledger.read_bytes().split(b"\n")[:-1]
         ]
-        timings = ("seconds", "peak_bytes", "cached_tokens")
+        timings = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
         return [{key: row[key] for key in row if key not in timings} for row in rows]
 
     return read

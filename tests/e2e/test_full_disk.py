@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TIMINGS = ("seconds", "peak_bytes", "cached_tokens")
+TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
 SMALL_BYTES = 40_000  # less than an adapter's snapshot, more than every other file of the run
 
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import tempfile
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msft_lite.core import (
+    LIVE,
+    MILLION,
     ROOT,
     Clock,
     Mixture,
@@ -25,8 +28,8 @@ from msft_lite.core import (
     live_snapshots,
 )
 from msft_lite.errors import ReplayMismatch
-from msft_lite.ledger import Ledger
-from msft_lite.methods import build_method
+from msft_lite.ledger import Ledger, rollout_row
+from msft_lite.methods import METHODS, build_method
 from msft_lite.run.loop import drive
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -37,19 +40,30 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("msft", {"budget": 2, "drop_all_tied": True}),
     ("msft", {"budget": 2, "detector": "significant"}),
     ("msft", {"budget": 2, "keep_optimizer": True, "max_stages": 3}),
+    ("continual", {"epochs": 2}),
+    ("sro", {"epochs": 3}),
+    ("soft_sro", {"epochs": 3}),
+    ("dynamix", {"epochs": 3, "period": 3}),
+    ("ies", {"epochs": 5, "delta": 0.05}),
+    ("shift", {"epochs": 3}),
 ]
 WORLDS = st.dictionaries(st.sampled_from("abcde"), st.floats(0.2, 6.0), min_size=1, max_size=5)
+ROWS = 16  # training rows of every task
+
+
+def test_every_method_has_a_variant() -> None:
+    assert {name for name, _ in VARIANTS} == set(METHODS)
 
 
 class World:
     """Every task's score rises to a peak at its own exposure and falls after it.
 
-    Only the snapshots that the retention rule keeps can be started from; mark rows go to the
-    ledger as the roller writes them.
+    Only the snapshots that the retention rule keeps can be started from; rows go to the ledger as
+    the roller writes them.
     """
 
     def __init__(self, peaks: dict[str, float], ledger: Ledger) -> None:
-        self.clock = Clock(dict.fromkeys(peaks, 16), batch_rows=4)
+        self.clock = Clock(dict.fromkeys(peaks, ROWS), batch_rows=4)
         self.peaks = peaks
         self.ledger = ledger
         self.exposure = {ROOT: dict.fromkeys(peaks, 0.0)}
@@ -57,49 +71,77 @@ class World:
         self.executed = 0
 
     def execute(self, request: Rollout) -> Trace:
-        """Writes the marks that the ledger does not hold yet."""
+        """Writes the rows that the ledger does not hold yet."""
         assert request.start in self.alive, "asked for a snapshot that had been removed"
         self.executed += 1
         recorded = len(self.ledger.points)
+        asked = rollout_row(0, request)
         for k in range(len(request.marks) + 1):
-            snapshot = self.trained(request, k)
+            snapshot = self.trained(asked, k)
             if k >= recorded:
                 self.ledger.append(self.row(k, snapshot))
-            points = self.ledger.points[: k + 1]
-            self.retain(request, points, snapshot)
-        return Trace(tuple(self.ledger.points))
+            self.retain(request, self.ledger.points[: k + 1], snapshot)
+        if request.audit != "none" and self.ledger.audit is None:
+            self.ledger.append(self.audit(request))
+        return self.ledger.trace()
 
     def retain(self, request: Rollout, points: list[Point], snapshot: str) -> None:
         """Applies the rule after every mark; what it forgot once never comes back."""
-        best = best_point(self.ledger.seen)
-        kept = live_snapshots(points, request.mixture.tasks, best)
-        self.alive = (self.alive | {snapshot}) & kept
+        self.alive.add(snapshot)
+        if snapshot != LIVE:
+            best = best_point(self.ledger.seen) if self.ledger.seen else None
+            scored = [point for point in points if point.scores]
+            self.alive &= live_snapshots(scored, request, best) | {ROOT}
 
-    def trained(self, request: Rollout, k: int) -> str:
+    def trained(self, asked: Mapping[str, Any], k: int) -> str:
         if k == 0:
-            return request.start
-        seen = dict(self.exposure[request.start])
-        for task in request.mixture.tasks:
-            seen[task] += k / 4
-        name = hashlib.sha256(repr((request.start, request.mixture, k)).encode()).hexdigest()
-        self.exposure[name] = seen
-        return name
+            return asked["start"]
+        before = self.exposure[asked["start"]]
+        marks = [0, *asked["marks"]]
+        whole = marks[k] / (4 * self.steps_per_mark(asked))
+        seen = {
+            task: passes + whole * float(Fraction(asked["share"].get(task, "0")))
+            for task, passes in before.items()
+        }
+        settled = {key: value for key, value in asked.items() if key != "n"}
+        name = hashlib.sha256(json.dumps([before, settled, k]).encode()).hexdigest()
+        self.exposure[name if asked["score"] else LIVE] = seen
+        return name if asked["score"] else LIVE
 
-    def rebuild(self, row: Any) -> None:
+    def steps_per_mark(self, asked: Mapping[str, Any]) -> int:
+        mixture = Mixture(tuple((task, Fraction(1)) for task in asked["share"]), iid=asked["iid"])
+        return self.clock.steps_per_mark(mixture)
+
+    def rebuild(self, row: Mapping[str, Any]) -> None:
         """Trains again what a killed run had trained in the roll-out of ``row``."""
-        mixture = Mixture(tuple((task, Fraction(share)) for task, share in row["share"].items()))
-        request = Rollout(row["start"], mixture, tuple(row["marks"]), row["fresh"])
         for k in range(1, len(row["marks"]) + 1):
-            self.trained(request, k)
+            self.trained(row, k)
 
     def row(self, k: int, snapshot: str) -> dict[str, Any]:
         outcomes: dict[str, str] = {}
-        for task, peak in self.peaks.items():
+        for task, peak in self.peaks.items() if snapshot != LIVE else ():
             x = self.exposure[snapshot][task] / peak
             right = max(0, round(50 * (0.3 + 0.6 * x * (2 - x))))
             outcomes[task] = "1" * right + "0" * (50 - right)
         return {
             "kind": "mark", "n": self.ledger.n, "k": k, "snapshot": snapshot, "outcomes": outcomes,
+        }  # fmt: skip
+
+    def audit(self, request: Rollout) -> dict[str, Any]:
+        """Losses that fall with exposure, later rows of a task more slowly than earlier ones."""
+        exposure = self.exposure[self.ledger.points[-1].snapshot]
+        losses = {
+            task: [round(MILLION / (1 + seen / (1 + row))) for row in range(ROWS)]
+            for task, seen in exposure.items()
+        }
+        before = losses if request.audit == "probe" else {}
+        after = {
+            task: [value - value // (2 + len(task) + round(self.peaks[task])) for value in values]
+            for task, values in losses.items()
+        }
+        return {
+            "kind": "audit", "n": self.ledger.n, "audit": request.audit, "before": before,
+            "after": after if before else losses,
         }  # fmt: skip
 
 

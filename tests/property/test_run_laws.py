@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from msft_lite.core import ROOT, Mixture, Rollout, Trace
+from msft_lite.core import LIVE, ROOT, Mixture, Rollout, Trace
 from msft_lite.errors import EngineError, SnapshotError
 from msft_lite.ledger import Ledger, read_rows
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.build import build_workshop
 from msft_lite.run.engines import build_evaluator
 from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.lending import Lender
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.session import run
 from msft_lite.run.workshop import Workshop
@@ -32,9 +33,22 @@ SHORT = (
     "train.threads=1",
     "eval.max_new_tokens=4",
 )
+WITHOUT_MSFT = ("method.budget=", "method.max_stages=")
 TUNINGS = {
     "lora": ("model.lora_dropout=0.1",),
     "full": ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3"),
+}
+
+
+# Of every other method the shortest run in which all that it asks for comes up.
+METHODS = {
+    "sft": ("method.epochs=1",),
+    "continual": ("method.epochs=1",),
+    "sro": ("method.epochs=1",),
+    "soft_sro": ("method.epochs=1",),
+    "dynamix": ("method.epochs=2", "method.period=5"),
+    "ies": ("method.epochs=5", "method.delta=1.0"),
+    "shift": ("method.epochs=1",),
 }
 
 
@@ -78,7 +92,7 @@ def short(folder: Path, *changes: str) -> Recipe:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """The ledger without what a clock or the memory of the machine decides."""
-    timings = ("seconds", "peak_bytes", "cached_tokens")
+    timings = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
     return [
         {key: value for key, value in row.items() if key not in timings}
         for row in read_rows(folder / "ledger.jsonl")
@@ -130,6 +144,39 @@ def test_law_3_killed_while_training_and_resumed(
     run(recipe, mode="resume", watch=Silent())
     assert results(recipe.output_dir) == results(whole[tuning])
     assert tensors(recipe.output_dir) == tensors(whole[tuning])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_law_3_holds_for_every_method(tmp_path: Path, name: str) -> None:
+    options = (*WITHOUT_MSFT, f"method.name={name}", *METHODS[name])
+    whole = run(short(tmp_path / "whole", *options), mode="new", watch=Silent())
+    rows = results(whole)
+    recipe = short(tmp_path / "run", *options)
+    with pytest.raises(Killed):
+        run(recipe, mode="new", watch=Silent(killed_at=4, events="progress"))
+    for killed_at in range(len(rows) // 4, len(rows), max(1, len(rows) // 4)):
+        with pytest.raises(Killed):
+            run(recipe, mode="resume", watch=Silent(killed_at=killed_at))
+    run(recipe, mode="resume", watch=Silent())
+    assert results(recipe.output_dir) == rows
+    assert tensors(recipe.output_dir) == tensors(whole)
+
+
+def test_a_killed_probe_run_goes_on_from_steps_that_were_never_saved(tmp_path: Path) -> None:
+    options = (*WITHOUT_MSFT, "method.name=dynamix", "method.epochs=1", "method.period=1")
+    whole = run(short(tmp_path / "whole", *options), mode="new", watch=Silent())
+    rows = results(whole)
+    live = [i for i, row in enumerate(rows) if row.get("snapshot") == LIVE and row["k"]]
+    assert live, "no roll-out of the run was without scores"
+    recipe = short(tmp_path / "run", *options)
+    with pytest.raises(Killed):  # nothing is saved yet: all is trained again from the base
+        run(recipe, mode="new", watch=Silent(killed_at=live[0]))
+    assert not RunFolder(recipe.output_dir).crash_copy.exists()
+    with pytest.raises(Killed):
+        run(recipe, mode="resume", watch=Silent(killed_at=live[-1]))
+    run(recipe, mode="resume", watch=Silent())
+    assert results(recipe.output_dir) == rows
+    assert tensors(recipe.output_dir) == tensors(whole)
 
 
 def test_law_3_with_the_crash_copy_lost_too(whole: dict[str, Path], tmp_path: Path) -> None:
@@ -200,6 +247,7 @@ class Bench:
                 tasks={task.name: task for task in shop.tasks},
                 watch=watch,
                 stop_requested=lambda: False,
+                lender=Lender((), {}),
             ),
             RollerSettings(shop.clock, recipe.seed, self.folder.crash_copy),
         )

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msft_lite.core import Clock, Mixture, Point, Score, Trace, best_point, live_snapshots
+from msft_lite.core import (
+    LIVE,
+    ROOT,
+    Clock,
+    Keep,
+    Mixture,
+    Point,
+    Rollout,
+    Score,
+    Trace,
+    best_point,
+    live_snapshots,
+)
 
 
 def point(mark: int, **scores: int) -> Point:
     marks = {task: Score("1" * n + "0" * (9 - n)) for task, n in scores.items()}
     return Point(mark, f"s{mark}", marks)
+
+
+def asking(*tasks: str) -> Rollout:
+    return Rollout(ROOT, Mixture.of(tasks), (1, 2, 3), fresh=True)
 
 
 def test_score_counts_outcomes() -> None:
@@ -52,10 +70,37 @@ def test_live_snapshots_by_hand() -> None:
     points = [point(0, a=1, b=9), point(1, a=5, b=2), point(2, a=5, b=3), point(3, a=4, b=1)]
     elsewhere = Point(7, "run best", points[0].scores)
     # start, a's earliest peak, b's peak without the start, the latest and the run's best
-    alive = live_snapshots(points, ["a", "b"], elsewhere)
+    alive = live_snapshots(points, asking("a", "b"), elsewhere)
     assert alive == {"s0", "s1", "s2", "s3", "run best"}
-    assert live_snapshots(points, ["a"], points[0]) == {"s0", "s1", "s3"}
-    assert live_snapshots(points[:1], ["a"], points[0]) == {"s0"}
+    assert live_snapshots(points, asking("a"), points[0]) == {"s0", "s1", "s3"}
+    assert live_snapshots(points[:1], asking("a"), points[0]) == {"s0"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "alive"),
+    [("best", 1, {"s1", "s3"}), ("none", 1, {"s1", "s3"}), ("none", None, {"s3"})],
+)
+def test_where_no_peak_is_asked_for_only_the_latest_and_the_best_are_live(
+    keep: Keep, best: int | None, alive: set[str]
+) -> None:
+    points = [point(0, a=1, b=9), point(1, a=5, b=2), point(2, a=5, b=3), point(3, a=4, b=1)]
+    request = replace(asking("a", "b"), keep=keep)
+    assert live_snapshots(points, request, None if best is None else points[best]) == alive
+
+
+def test_an_unscored_point_is_no_best_one() -> None:
+    assert best_point([Point(0, LIVE, {}), point(1, a=1), Point(2, LIVE, {})]).mark == 1
+
+
+def test_skipped_rows_make_an_interval_shorter_and_independent_draws_do_not() -> None:
+    clock = Clock({"a": 30, "b": 10}, batch_rows=4)
+    skip = frozenset(("a", row) for row in range(20))
+    assert clock.rows_left(Mixture.of(["a", "b"])) == {"a": 30, "b": 10}
+    less = Mixture(Mixture.of(["a", "b"]).share, skip=skip)
+    assert clock.rows_left(less) == {"a": 10, "b": 10}
+    assert clock.steps_per_mark(less) == 2  # ceil(2.5) + ceil(2.5) = 6 rows
+    uneven = Mixture((("a", Fraction(1, 9)), ("b", Fraction(3))), iid=True)
+    assert clock.steps_per_mark(uneven) == 3  # as for both tasks, passed once
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=9))
@@ -66,7 +111,7 @@ def test_a_peak_of_the_whole_was_live_all_the_time(columns: list[tuple[int, int]
     alive: set[str] = set()
     for seen in range(1, len(points) + 1):
         so_far = points[:seen]
-        kept = live_snapshots(so_far, ["a", "b"], best_point(so_far))
+        kept = live_snapshots(so_far, asking("a", "b"), best_point(so_far))
         assert kept <= alive | {so_far[-1].snapshot}, "a snapshot that was removed is asked for"
         alive = set(kept)
     assert asked | {whole.end.snapshot, best_point(points).snapshot} <= alive

@@ -59,6 +59,12 @@ def test_rows_are_json_objects_in_the_order_of_events(tmp_path: Path) -> None:
         "share": {"b": "1"},
         "marks": [1, 2],
         "fresh": True,
+        "score": True,
+        "keep": "peaks",
+        "audit": "none",
+        "iid": False,
+        "skip": {},
+        "skip_digest": "",
     }
 
 

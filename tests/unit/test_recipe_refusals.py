@@ -47,7 +47,7 @@ REFUSED = {
     "model.seed=4": "'seed' belongs at the top of the file",
     "tasks.sort.grad=exact": 'tasks.sort.grad = "exact" (from the command line): unknown key; did',
     "method.epochs=4": "option of method 'sft', not of 'msft'",
-    "method.name=mstf": "must be one of 'msft', 'sft'; did you mean 'msft'?",
+    "method.name=mstf": "'ies', 'shift'; did you mean 'msft'?",
     "method.budget=0": "method.budget = 0 (from the command line): must be at least 1",
     "method.budget=1.5": "a whole number is needed",
     "method.start_counts=1": "true or false is needed",

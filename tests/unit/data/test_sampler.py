@@ -33,7 +33,7 @@ def test_first_interval_of_two_tasks() -> None:
     # 10 / 4 = 2.5 rows, rounded up, and 2: five rows over three steps.
     assert [len(batch) for batch in batches] == [1, 2, 2]
     assert cursor == Cursor(
-        "k", 1, {"add": 3, "sort": 2}, {"add": Fraction(5, 2), "sort": Fraction(2)}
+        "k", 1, {"add": 3, "sort": 2}, {"add": Fraction(5, 2), "sort": Fraction(2)}, steps=3
     )
 
 

@@ -57,10 +57,10 @@ def test_peaks_are_the_earliest_of_the_run(three_tasks: Builder) -> None:
 def test_totals(three_tasks: Builder) -> None:
     totals = tell(three_tasks.rows).totals()
     assert (totals.steps, totals.rolled_back_steps) == (60, 10 + 15)
-    assert (totals.trained_tokens, totals.generated_tokens) == (12_000, 15 * 300)
+    assert (totals.spending.trained.tokens, totals.spending.generated_tokens) == (12_000, 15 * 300)
     assert totals.evaluations == 13, "roll-outs 2 and 3 start where another had been scored"
     assert totals.peak_bytes == 3 * 2**30 + 4
-    assert totals.seconds == {"train": 120.0, "swap": 7.5, "generate": 15 * 4.0 + 8.0}
+    assert totals.spending.seconds == {"train": 120.0, "swap": 7.5, "generate": 15 * 4.0 + 8.0}
 
 
 def test_every_beginning_of_a_run_is_a_story(three_tasks: Builder) -> None:

@@ -70,7 +70,7 @@ def test_losses_come_back_per_task_with_their_tokens(model: torch.nn.Module) -> 
     assert {task: loss.tokens for task, loss in result.losses.items()} == {"arc": 4, "gsm": 4}
     assert result.losses["gsm"].loss_sum == pytest.approx(expected[1])
     assert result.losses["arc"].loss_sum == pytest.approx(expected[0] + expected[2])
-    assert result.tokens == 5 + 6 + 3
+    assert result.work.tokens == 5 + 6 + 3
     assert result.learning_rate == 1e-3
     assert result.gradient_norm > 0
 
@@ -84,7 +84,7 @@ def test_silent_tokens_count_as_prompt(model: torch.nn.Module) -> None:
     result = trainer_of(model).step([chat])
     assert result.losses["chat"].tokens == 4
     assert result.losses["chat"].loss_sum == pytest.approx(expected.sum().item(), rel=1e-5)
-    assert result.tokens == 8
+    assert result.work.tokens == 8
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
     assert result.gradient_norm == pytest.approx(norm, rel=1e-4)
 
