@@ -58,6 +58,7 @@ class System:
     mean: Standing
     deviation: float | None
     first_places: Fraction
+    last: float | None
     costs: Costs
     seed_costs: tuple[Costs, ...]
 
@@ -202,6 +203,15 @@ def _base(stories: Iterable[Story]) -> float | None:
     return float(means.pop()) if len(means) == 1 else None
 
 
+def _last(runs: Sequence[Story]) -> float | None:
+    """Returns the mean score where training ended, None unless all of ``runs`` tell it."""
+    ends = [run.finish.last for run in runs if run.finish is not None and run.finish.last]
+    if len(ends) < len(runs):
+        return None
+    sample = Sample(tuple(run.setting.seed for run in runs), tuple(ends))
+    return float(_exact(sample, runs[0].names))
+
+
 def _exact(sample: Sample, tasks: Sequence[str]) -> Fraction:
     """Returns the mean score over seeds and ``tasks``."""
     values = [scores[task].value for scores in sample.scores for task in tasks]
@@ -270,6 +280,7 @@ def _system(
         first_places=sum(
             (Fraction(1, len(of)) for of in best.values() if label in of), Fraction(0)
         ),
+        last=_last(runs),
         costs=mean_costs(seed_costs),
         seed_costs=seed_costs,
     )

@@ -49,18 +49,19 @@ CostReader = Callable[[Story], Costs]
 
 
 def costs_of(story: Story) -> Costs:
-    """Returns what ``story`` took; FLOPs and disk are unknown to a story so far."""
+    """Returns what ``story`` took; of an old ledger without rates or sizes some of it is None."""
     totals = story.totals()
+    flops = totals.flops
     return Costs(
-        training_flops=None,
-        recompute_flops=None,
-        probe_flops=None,
-        evaluation_flops=None,
-        trained_tokens=float(totals.trained_tokens),
+        training_flops=None if flops is None else float(flops.model),
+        recompute_flops=None if flops is None else float(flops.recompute),
+        probe_flops=None if flops is None else float(flops.probe),
+        evaluation_flops=None if flops is None else float(flops.evaluation),
+        trained_tokens=float(totals.spending.trained.tokens),
         evaluations=float(totals.evaluations),
-        seconds=totals.seconds,
-        peak_disk_bytes=None,
-        copies=None,
+        seconds=totals.spending.seconds,
+        peak_disk_bytes=float(totals.disk_bytes) if totals.disk_bytes else None,
+        copies=totals.copies,
     )
 
 

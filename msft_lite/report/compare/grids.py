@@ -48,7 +48,7 @@ def methods_grid(comparison: Comparison) -> Grid:
          f"Against {comparison.reference}"),
         tuple(rows),
         (BEST_NOTE, *score_notes(comparison), *_places_notes(comparison),
-         *_base_notes(comparison, scale)),
+         *_base_notes(comparison, scale), *_last_notes(comparison, scale)),
     )  # fmt: skip
 
 
@@ -212,6 +212,12 @@ def _base_notes(comparison: Comparison, scale: Scale) -> list[str]:
     if comparison.base is None:
         return []
     return [f"The untouched base has a mean of {scale.text(comparison.base)} {scale.unit}."]
+
+
+def _last_notes(comparison: Comparison, scale: Scale) -> list[str]:
+    ends = [(system.label, system.last) for system in comparison.systems if system.last is not None]
+    told = ", ".join(f"{label} {scale.text(last)} {scale.unit}" for label, last in ends)
+    return [f"Means where training ended, not of the returned point: {told}."] if ends else []
 
 
 def _marked(scores: Sequence[Estimate], scale: Scale) -> list[str]:

@@ -65,6 +65,8 @@ def lines(comparison: Comparison) -> Iterator[Line]:
         if system.deviation is not None:
             yield Line(system.label, "", "", "sd_over_tasks", system.deviation)
         yield Line(system.label, "", "", "first_places", float(system.first_places))
+        if system.last is not None:
+            yield Line(system.label, "", "", "score where training ended", system.last)
         yield from _cost_lines(system.label, "", system.costs)
         relative = _relative_copies(system, comparison)
         if relative is not None:
@@ -148,6 +150,7 @@ def _system(system: System, comparison: Comparison) -> dict[str, object]:
         "mean": _standing(system.mean),
         "sd_over_tasks": system.deviation,
         "first_places": float(system.first_places),
+        "mean_where_training_ended": system.last,
         "tasks": {task: _standing(standing) for task, standing in system.tasks.items()},
         "domains": {name: _standing(standing) for name, standing in system.domains.items()},
         "costs": {

@@ -29,7 +29,13 @@ def _columns(sides: Mapping[str, Outcomes]) -> dict[str, dict[str, Any]]:
 
 
 def run_rows(
-    best: Outcomes, *, method: str = "sft", seed: int = 20, tokens: int = 1000, **start: Any
+    best: Outcomes,
+    *,
+    last: Outcomes | None = None,
+    method: str = "sft",
+    seed: int = 20,
+    tokens: int = 1000,
+    **start: Any,
 ) -> list[dict[str, Any]]:
     """The ledger of a finished run of two marks that returned ``best`` on the report rows."""
     tasks = list(best)
@@ -57,7 +63,8 @@ def run_rows(
     ]  # fmt: skip
     finish = {
         "kind": "finish", "snapshot": "s1", "n": 1, "k": 1, "note": "",
-        "seconds": {"finish": 2.0}, **_columns({"base": base, "best": best}),
+        "seconds": {"finish": 2.0}, "last": {"snapshot": "s1", "n": 1, "k": 1} if last else None,
+        **_columns({"base": base, "best": best, **({"last": last} if last else {})}),
     }  # fmt: skip
     return [begin, rollout, *marks, finish]
 
@@ -93,7 +100,7 @@ def write() -> Callable[[Rows, Path], Path]:
 
 def made_up_costs(story: Story) -> Costs:
     """Costs with FLOPs and disk, which grow with the tokens."""
-    known, tokens = costs_of(story), story.totals().trained_tokens
+    known, tokens = costs_of(story), story.totals().spending.trained.tokens
     return Costs(
         training_flops=2e12 * tokens, recompute_flops=0.0, probe_flops=5e11 * tokens,
         evaluation_flops=1e12, trained_tokens=known.trained_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from math import sqrt
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,35 @@ def test_costs_are_means_over_seeds(story: Make, costs: Callable[[Story], object
     assert (system.costs.training_flops, system.costs.copies) == (4e15, 4.0)
     assert system.costs.spent_flops == 5e15
     assert [each.training_flops for each in system.seed_costs] == [2e15, 6e15]
+
+
+def test_costs_come_from_the_counts_and_rates_of_the_ledger(
+    rows: Callable[..., list[dict[str, Any]]],
+) -> None:
+    """1,000 trained tokens, 200 of them with loss, squares 5,000; mark 0 and 1 generate 10 each."""
+    rates = {
+        "body_forward": 10, "body_backward": 20, "head_forward": 3, "head_backward": 6,
+        "attention_forward": 1, "attention_backward": 2, "recompute": True,
+    }  # fmt: skip
+    ledger = rows({"a": "10"}, flops=rates, model_bytes=1000)
+    marks = [row for row in ledger if row["kind"] == "mark"]
+    marks[1] |= {"trained_answer_tokens": 200, "trained_squared_tokens": 5000}
+    for mark, disk_bytes in zip(marks, (500, 2500), strict=True):
+        mark |= {"prompt_tokens": 50, "cached_tokens": 20, "disk_bytes": disk_bytes}
+    found = costs_of(tell(ledger))
+    assert found.training_flops == 30 * 1000 + 9 * 200 + 3 * 5000
+    assert found.recompute_flops == 10 * 1000 + 1 * 5000
+    assert found.probe_flops == 0
+    assert found.evaluation_flops == 2 * (10 * (50 - 20 + 10) + 3 * 10)
+    assert (found.peak_disk_bytes, found.copies) == (2500, 1.5)
+
+
+def test_where_training_ended_is_told_of_methods_that_tell_it(story: Make) -> None:
+    ended = [
+        story({"a": "0111"}, last={"a": end}, seed=n) for n, end in enumerate(("0001", "0011"))
+    ]
+    systems = compare({"x": ended, "y": [story({"a": "0111"}, method="msft")]}).systems
+    assert [system.last for system in systems] == [3 / 8, None]
 
 
 def test_what_one_run_does_not_tell_is_unknown_of_all(

@@ -56,6 +56,12 @@ def test_what_the_intervals_are_is_said(three: Comparison) -> None:
     assert any("here are 4." in note for note in domains_grid(three).notes)
 
 
+def test_where_training_ended_stands_below_the_table(story: Make) -> None:
+    run = story({"a": "0111"}, last={"a": "0001"}, method="continual")
+    notes = methods_grid(compare({"continual": [run]})).notes
+    assert "Means where training ended, not of the returned point: continual 25.0 %." in notes
+
+
 def test_scores_by_task_mark_the_best(three: Comparison) -> None:
     grid = scores_grid(three)
     assert grid.columns == ("Task ", "Rows", "sft", "msft", "sro")
