@@ -47,6 +47,7 @@ def test_the_methods_table(three: Comparison) -> None:
 def test_what_the_intervals_are_is_said(three: Comparison) -> None:
     notes = " ".join(methods_grid(three).notes)
     assert "paired bootstrap (2,000 resamples)" in notes
+    assert "too narrow where few rows differ, and empty where none does" in notes
     assert "not corrected for several comparisons" in notes
     assert "chance, and here are 2." in notes
     assert "k systems that tie have 1/k each" in notes
