@@ -12,6 +12,7 @@ from rich.text import Text
 
 from msft_lite.errors import StorageError
 from msft_lite.report.figures import write_figures
+from msft_lite.report.page import write_page
 from msft_lite.report.plain import finish_line
 from msft_lite.report.story import Story
 from msft_lite.report.summary import summary
@@ -23,7 +24,7 @@ LEDGER_NAME = "ledger.jsonl"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes summary.json, report.md and figures/*.png into ``run_folder``.
+    """Writes summary.json, report.md, report.html and figures/*.png into ``run_folder``.
 
     Works on unfinished runs too.
 
@@ -39,6 +40,7 @@ def write_report(run_folder: Path) -> Path:
         _write(run_folder / "summary.json", _json(summary(story)))
         figures = write_figures(story, run_folder / "figures")
         _write(run_folder / "report.md", _markdown(story, figures))
+        write_page(run_folder)
     except OSError as error:
         raise StorageError(
             f"{error.filename or run_folder}: cannot write the report: {error.strerror}; mend "

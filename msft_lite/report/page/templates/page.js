@@ -35,20 +35,29 @@
     status.classList.toggle("lost", isLost);
   };
 
-  // Where the reader is: what was opened or closed, and how far every box is scrolled.
-  const places = () => ({
-    opened: [...document.querySelectorAll("details[id]")].map((part) => [part.id, part.open]),
-    boxes: [...document.querySelectorAll(".scroll")].map((box) => box.scrollLeft),
-    x: window.scrollX,
-    y: window.scrollY,
-  });
+  // Where the reader is: what was opened or closed, how far every box is scrolled, and where the
+  // section in view stands, as tables above it may have grown. Parts are known by their section
+  // and their number in it.
+  const parts = (selector) => [...document.querySelectorAll("#page > section")].flatMap((section) =>
+    [...section.querySelectorAll(selector)].map((part, k) => [`${section.id} ${k}`, part]));
+  const places = () => {
+    const sections = [...document.querySelectorAll("#page > section")];
+    const seen = sections.findLast((section) => section.getBoundingClientRect().top <= 60);
+    return {
+      opened: new Map(parts("details").map(([name, part]) => [name, part.open])),
+      scrolled: new Map(parts(".scroll").map(([name, part]) => [name, part.scrollLeft])),
+      id: seen ? seen.id : null,
+      top: seen ? seen.getBoundingClientRect().top : 0,
+      x: window.scrollX,
+      y: window.scrollY,
+    };
+  };
   const restore = (place) => {
-    for (const [id, open] of place.opened) {
-      const part = document.getElementById(id);
-      if (part) part.open = open;
-    }
-    document.querySelectorAll(".scroll").forEach((box, k) => { box.scrollLeft = place.boxes[k] || 0; });
-    window.scrollTo(place.x, place.y);
+    for (const [name, part] of parts("details")) part.open = place.opened.get(name) ?? part.open;
+    for (const [name, part] of parts(".scroll")) part.scrollLeft = place.scrolled.get(name) ?? 0;
+    const seen = place.id && document.getElementById(place.id);
+    const moved = seen ? seen.getBoundingClientRect().top + window.scrollY - place.top : place.y;
+    window.scrollTo({ left: place.x, top: moved, behavior: "instant" });
   };
 
   const swap = async () => {
