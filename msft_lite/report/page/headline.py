@@ -43,7 +43,7 @@ def _finished(story: Story) -> str:
     base, best = story.finish.base, story.finish.best
     scale = scale_of(story.setting.metrics.values())
     difference = task_differences(base, best, seed=story.setting.seed)[1]
-    steered = ", which also steered the run" if story.setting.steer_on == "report" else ""
+    steered = " (they also steered the run)" if story.setting.steer_on == "report" else ""
     note = f" Remark: {story.finish.note}." if story.finish.note else ""
     return (
         f"Finished: returned is {_returned(story)}. Its mean on the report rows{steered} is "
@@ -82,7 +82,7 @@ def settings_grids(story: Story) -> tuple[Grid, Grid]:
     digests = tuple(row for row in rows if _DIGEST.fullmatch(row[1]))
     return (
         Grid("Settings", ("Setting ", "Value "), plain),
-        Grid("Digests of data and weights", ("Of ", "SHA-256 "), digests),
+        Grid("Digests of recipe, data and weights", ("Of ", "SHA-256 "), digests),
     )
 
 
