@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msft_lite.report.intervals import mean_estimate
 from msft_lite.report.page.axes import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
@@ -14,8 +13,8 @@ from msft_lite.report.page.axes import (
     panel_frame,
     text_width,
 )
-from msft_lite.report.page.curves import heights
-from msft_lite.report.page.ground import MOST_POINTS, Curve, best_marker, ground, stretches
+from msft_lite.report.page.curves import mean_curve
+from msft_lite.report.page.ground import MOST_POINTS, Scene, best_marker, ground, stretches
 from msft_lite.report.page.spending import Measure
 from msft_lite.report.page.svg import (
     Element,
@@ -28,42 +27,39 @@ from msft_lite.report.page.svg import (
     words,
 )
 from msft_lite.report.page.texts import clipped
-from msft_lite.report.scale import scale_of
-from msft_lite.report.story import Mark, Story
+from msft_lite.report.story import Mark
 from msft_lite.report.wording import duration, percent, place
 
 _PREFIXES = (
     (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""),
 )  # fmt: skip
 _BAR_LEFT, _BAR_RIGHT, _BAR_HEIGHT, _BAR_WIDTH = 86.0, 225.0, 26.0, 360.0
-_KIND_LENGTH = 13
+_KIND_LENGTH = 11
 
 
-def mean_panel(story: Story, spent: Measure) -> Element | None:
+def mean_panel(scene: Scene, spent: Measure) -> Element | None:
     """Returns the mean score against the training spent; None while no mark is recorded."""
-    if not story.marks:
+    if not scene.marks:
         return None
-    where = {(mark.n, mark.k): x for mark, x in zip(story.marks, spent.values, strict=True)}
+    where = {(mark.n, mark.k): x for mark, x in zip(scene.marks, spent.values, strict=True)}
     divisor, prefix = unit_prefix(max(spent.values))
-    scale = scale_of(story.setting.steering_metrics().values())
-    curve = Curve(lambda mark: mean_estimate(mark.scores), scale, lambda _rollout: True)
-    frame = panel_frame(
-        (0.0, max(spent.values) / divisor), padded(heights(curve, story.marks), share=0.08)
-    )
+    curve = mean_curve(scene)
+    frame = panel_frame((0.0, max(spent.values) / divisor), padded(curve.heights(), share=0.08))
 
     def across(mark: Mark) -> float:
         return where[mark.n, mark.k] / divisor
 
     def tip(mark: Mark) -> str:
-        value = f"{scale.interval(mean_estimate(mark.scores))} {scale.unit}"
+        estimate = curve.values[mark.n, mark.k]
+        value = f"{curve.scale.interval(estimate)} {curve.scale.unit}"
         return f"{place(mark)}: mean {value}, after {across(mark):.4g} {prefix}{spent.unit}"
 
     x_label = f"{spent.name}, {counted_unit(prefix, spent.unit)}"
     parts = [
-        *ground(story, frame, across),
-        *panel_axes(frame, x_label=x_label, y_label=f"mean score, {scale.unit}"),
-        *stretches(story, frame, across, curve, tip),
-        *best_marker(story, frame, across, curve),
+        *ground(scene, frame, across),
+        *panel_axes(frame, x_label=x_label, y_label=f"mean score, {curve.scale.unit}"),
+        *stretches(scene, frame, across, curve, tip),
+        *best_marker(scene, frame, across, curve),
     ]
     return drawing(PANEL_WIDTH, PANEL_HEIGHT, f"Mean score against {x_label}", parts)
 
@@ -81,7 +77,7 @@ def counted_unit(prefix: str, unit: str) -> str:
     return names.get(prefix, f"{prefix}{unit}")
 
 
-def disk_panel(story: Story, held: Measure) -> Element:
+def disk_panel(scene: Scene, held: Measure) -> Element:
     """Returns the disk in use at every evaluation point, in the order of evaluation."""
     count = len(held.values)
     frame = panel_frame((1.0, float(count)), (0.0, max(held.values) * 1.08 or 1.0))
@@ -95,7 +91,7 @@ def disk_panel(story: Story, held: Measure) -> Element:
     if count <= MOST_POINTS:
         parts += [
             circle(at, 2.3, "point trained").titled(f"{place(mark)}: {value:.4g} {held.unit}")
-            for at, mark, value in zip(places, story.marks, held.values, strict=True)
+            for at, mark, value in zip(places, scene.marks, held.values, strict=True)
         ]
     spoken = f"Disk in use at every evaluation point, at most {peak:.3g} {held.unit}"
     return drawing(PANEL_WIDTH, PANEL_HEIGHT, spoken, parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from msft_lite.report.intervals import Estimate, estimate_of, mean_estimate
@@ -16,6 +15,7 @@ from msft_lite.report.page.axes import (
 )
 from msft_lite.report.page.ground import (
     Curve,
+    Scene,
     best_marker,
     ground,
     spent_epochs,
@@ -46,83 +46,73 @@ class Panel:
     picture: Element
 
 
-def score_panels(story: Story) -> tuple[Panel, ...]:
+def score_panels(scene: Scene) -> tuple[Panel, ...]:
     """Returns a panel for the mean, if there are several tasks, and one for every task."""
-    if not story.marks:
+    if not scene.marks:
         return ()
-    panels = [_task_panel(story, task) for task in story.names]
-    return tuple(panels) if len(panels) == 1 else (_mean_panel(story), *panels)
+    panels = [_task_panel(scene, task) for task in scene.story.names]
+    return tuple(panels) if len(panels) == 1 else (_mean_panel(scene), *panels)
 
 
-def _mean_panel(story: Story) -> Panel:
-    scale = scale_of(story.setting.steering_metrics().values())
-    curve = Curve(lambda mark: mean_estimate(mark.scores), scale, lambda _rollout: True)
-    best = story.best
-    subtitle = "" if best is None else f"best at {place(best)}"
-    return Panel("mean over all tasks", subtitle, _scores(story, curve, "mean over all tasks"))
+def mean_curve(scene: Scene) -> Curve:
+    """Returns the mean score over all tasks."""
+    values = {(mark.n, mark.k): mean_estimate(mark.scores) for mark in scene.marks}
+    scale = scale_of(scene.story.setting.steering_metrics().values())
+    return Curve(values, scale, lambda _rollout: True)
 
 
-def _task_panel(story: Story, task: str) -> Panel:
-    scale = scale_of([story.setting.steering_metrics()[task]])
+def _mean_panel(scene: Scene) -> Panel:
+    subtitle = "" if scene.best is None else f"best at {place(scene.best)}"
+    picture = _scores(scene, mean_curve(scene), "mean over all tasks")
+    return Panel("mean over all tasks", subtitle, picture)
+
+
+def _task_panel(scene: Scene, task: str) -> Panel:
     curve = Curve(
-        lambda mark: estimate_of(mark.scores[task]),
-        scale,
+        {(mark.n, mark.k): estimate_of(mark.scores[task]) for mark in scene.marks},
+        scale_of([scene.story.setting.steering_metrics()[task]]),
         lambda rollout: task in rollout.tasks,
     )
-    standing = story.standing(task)
-    picture = _scores(story, curve, clipped(task, NAME_LENGTH), standing)
+    standing = scene.story.standing(task)
+    picture = _scores(scene, curve, clipped(task, NAME_LENGTH), standing)
     return Panel(shortened(task, NAME_LENGTH), standing_text(standing), picture)
 
 
-def _scores(story: Story, curve: Curve, name: str, standing: Standing | None = None) -> Element:
-    frame = panel_frame((0.0, spent_epochs(story.marks[-1])), _range(story, curve))
+def _scores(scene: Scene, curve: Curve, name: str, standing: Standing | None = None) -> Element:
+    frame = panel_frame((0.0, spent_epochs(scene.marks[-1])), _range(curve))
     ticks = (0.0, 25.0, 50.0, 75.0, 100.0) if curve.scale in _SHARES else ()
     parts = [
-        *ground(story, frame, spent_epochs),
-        *panel_axes(frame, x_label=epochs_label(story), y_label=_UNITS[curve.scale], y_ticks=ticks),
-        *stretches(story, frame, spent_epochs, curve, lambda mark: _tip(curve, mark)),
-        *(_drop(story, frame, standing, curve) if standing else []),
-        *best_marker(story, frame, spent_epochs, curve),
+        *ground(scene, frame, spent_epochs),
+        *panel_axes(frame, x_label=scene.x_label, y_label=_UNITS[curve.scale], y_ticks=ticks),
+        *stretches(scene, frame, spent_epochs, curve, lambda mark: _tip(curve, mark)),
+        *(_drop(scene.story, frame, standing, curve) if standing else []),
+        *best_marker(scene, frame, spent_epochs, curve),
     ]
-    return drawing(PANEL_WIDTH, PANEL_HEIGHT, _spoken(story, curve, name, standing), parts)
+    return drawing(PANEL_WIDTH, PANEL_HEIGHT, _spoken(scene, curve, name, standing), parts)
 
 
-def epochs_label(story: Story) -> str:
-    """Returns what the axis of epochs is called."""
-    has_back = story.totals().rolled_back_steps > 0
-    return "epochs trained, rolled-back ones included" if has_back else "epochs trained"
-
-
-def _range(story: Story, curve: Curve) -> tuple[float, float]:
+def _range(curve: Curve) -> tuple[float, float]:
     """Returns 0 to 100 for shares, so that panels compare; else what the values need."""
     if curve.scale in _SHARES:
         return (-4.0, 104.0)
-    return padded(heights(curve, story.marks))
-
-
-def heights(curve: Curve, marks: Iterable[Mark]) -> list[float]:
-    """Returns every value that is drawn, with the ends of its interval if there is a band."""
-    found = [estimate for mark in marks if (estimate := curve.value(mark)) is not None]
-    bounds = [(e.low, e.value, e.high) if curve.has_interval else (e.value,) for e in found]
-    return [curve.scale.factor * value for group in bounds for value in group]
+    return padded(curve.heights())
 
 
 def _tip(curve: Curve, mark: Mark) -> str:
-    estimate = curve.value(mark)
+    estimate = curve.at(mark)
     value = "" if estimate is None else f"{curve.scale.interval(estimate)} {curve.scale.unit}"
     if not curve.has_interval and estimate is not None:
         value = f"{curve.scale.text(estimate.value)} {curve.scale.unit}"
     return f"{place(mark)}: {value}, after {spent_epochs(mark):g} epochs"
 
 
-def _spoken(story: Story, curve: Curve, name: str, standing: Standing | None) -> str:
+def _spoken(scene: Scene, curve: Curve, name: str, standing: Standing | None) -> str:
     """Returns the curve in one sentence."""
-    first, best = story.marks[0], story.best
-    points = [mark for mark in (first, best) if mark is not None]
+    points = [mark for mark in (scene.marks[0], scene.best) if mark is not None]
     texts = [
         f"{curve.scale.text(e.value)} {curve.scale.unit} at {place(mark)}"
         for mark in points
-        if (e := curve.value(mark)) is not None
+        if (e := curve.at(mark)) is not None
     ]
     tail = f"; {standing_text(standing)}" if standing else ""
     return f"{name}, score against epochs trained: {', '.join(texts)}{tail}"
@@ -148,35 +138,31 @@ def _drop(
     return parts
 
 
-def loss_panels(story: Story) -> tuple[Panel, ...]:
+def loss_panels(scene: Scene) -> tuple[Panel, ...]:
     """Returns a panel for every task whose training loss is recorded."""
-    recorded = [t for t in story.names if any(t in mark.train_loss for mark in story.marks)]
-    return tuple(_loss_panel(story, task) for task in recorded)
+    names = scene.story.names
+    recorded = [task for task in names if any(task in mark.train_loss for mark in scene.marks)]
+    return tuple(_loss_panel(scene, task) for task in recorded)
 
 
-def _loss_panel(story: Story, task: str) -> Panel:
-    def value(mark: Mark) -> Estimate | None:
-        loss = mark.train_loss.get(task)
-        return None if loss is None else Estimate(loss, loss, loss)
-
-    curve = Curve(value, _NATS, lambda rollout: task in rollout.tasks, has_interval=False)
-    frame = panel_frame((0.0, spent_epochs(story.marks[-1])), _loss_range(story, curve))
+def _loss_panel(scene: Scene, task: str) -> Panel:
+    values = {
+        (mark.n, mark.k): Estimate(loss, loss, loss)
+        for mark in scene.marks
+        if (loss := mark.train_loss.get(task)) is not None
+    }
+    curve = Curve(values, _NATS, lambda rollout: task in rollout.tasks, has_interval=False)
+    heights = curve.heights()
+    frame = panel_frame((0.0, spent_epochs(scene.marks[-1])), (0.0, max(heights) * 1.06 or 1.0))
     parts = [
-        *ground(story, frame, spent_epochs),
-        *panel_axes(frame, x_label=epochs_label(story), y_label="loss, nats per answer token"),
-        *stretches(story, frame, spent_epochs, curve, lambda mark: _tip(curve, mark)),
-        *_drop(story, frame, story.standing(task)),
+        *ground(scene, frame, spent_epochs),
+        *panel_axes(frame, x_label=scene.x_label, y_label="loss, nats per answer token"),
+        *stretches(scene, frame, spent_epochs, curve, lambda mark: _tip(curve, mark)),
+        *_drop(scene.story, frame, scene.story.standing(task)),
     ]
-    values = heights(curve, story.marks)
     spoken = (
         f"{clipped(task, NAME_LENGTH)}, training loss against epochs trained: "
-        f"{values[0]:.3f} at first, {values[-1]:.3f} at last"
+        f"{heights[0]:.3f} at first, {heights[-1]:.3f} at last"
     )
     picture = drawing(PANEL_WIDTH, PANEL_HEIGHT, spoken, parts)
     return Panel(shortened(task, NAME_LENGTH), "", picture)
-
-
-def _loss_range(story: Story, curve: Curve) -> tuple[float, float]:
-    """Returns 0 to a little over the highest loss."""
-    highest = max(heights(curve, story.marks), default=1.0)
-    return (0.0, highest * 1.06 or 1.0)

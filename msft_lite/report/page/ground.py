@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -29,25 +29,71 @@ _MOST_NUMBERS = 12
 
 
 @dataclass(frozen=True, slots=True)
+class Scene:
+    """A story with the answers that every picture asks for, found once.
+
+    Attributes:
+        best: the returned point, or the best mean so far.
+        kept: mark of every roll-out, by its number, that training went on from.
+        x_label: what the axis of epochs is called.
+    """
+
+    story: Story
+    marks: tuple[Mark, ...]
+    best: Mark | None
+    kept: Mapping[int, int]
+    x_label: str
+
+    @property
+    def best_name(self) -> str:
+        """What the best point is called while the run goes on and afterwards."""
+        return "returned point" if self.story.finish else "best mean so far"
+
+
+def scene_of(story: Story) -> Scene:
+    """Returns what is drawn of ``story``."""
+    has_back = story.totals().rolled_back_steps > 0
+    return Scene(
+        story=story,
+        marks=story.marks,
+        best=story.best,
+        kept={rollout.n: story.kept_mark(rollout) for rollout in story.rollouts},
+        x_label="epochs trained, rolled-back ones included" if has_back else "epochs trained",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """A value at every mark.
 
     Attributes:
-        value: the value at a mark with its interval, None where there is none.
+        values: the value with its interval by roll-out and mark; where there is none, no entry.
         scale: how values are drawn and written.
         is_trained: whether the curve's task was in the roll-out's mixture.
         has_interval: whether a band is drawn.
     """
 
-    value: Callable[[Mark], Estimate | None]
+    values: Mapping[tuple[int, int], Estimate]
     scale: Scale
     is_trained: Callable[[RolloutStory], bool]
     has_interval: bool = True
 
+    def at(self, mark: Mark) -> Estimate | None:
+        """Returns the value at ``mark``."""
+        return self.values.get((mark.n, mark.k))
+
     def height(self, mark: Mark) -> float | None:
         """Returns the value at ``mark`` as it is drawn."""
-        estimate = self.value(mark)
+        estimate = self.at(mark)
         return None if estimate is None else self.scale.factor * estimate.value
+
+    def heights(self) -> list[float]:
+        """Returns every value that is drawn, with the ends of its interval if there is a band."""
+        return [
+            self.scale.factor * value
+            for e in self.values.values()
+            for value in ((e.low, e.value, e.high) if self.has_interval else (e.value,))
+        ]
 
 
 def spent_epochs(mark: Mark) -> float:
@@ -55,34 +101,35 @@ def spent_epochs(mark: Mark) -> float:
     return float(mark.spent.epochs)
 
 
-def ground(story: Story, frame: Frame, across: Across) -> list[Element]:
+def ground(scene: Scene, frame: Frame, across: Across) -> list[Element]:
     """Returns rolled-back stretches, roll-out boundaries and the roll-outs' numbers on top."""
     top, bottom = frame.y.end, frame.y.begin
-    sparse = ceil(len(story.rollouts) / _MOST_NUMBERS)
+    rollouts = [rollout for rollout in scene.story.rollouts if rollout.marks]
+    sparse = ceil(len(rollouts) / _MOST_NUMBERS)
     parts: list[Element] = []
-    for place, rollout in enumerate(r for r in story.rollouts if r.marks):
+    for place, rollout in enumerate(rollouts):
         begin, end = (frame.x.at(across(rollout.marks[k])) for k in (0, -1))
-        kept = story.kept_mark(rollout)
+        kept = scene.kept[rollout.n]
         if kept < len(rollout.marks) - 1:
             left = frame.x.at(across(rollout.marks[kept]))
             parts.append(box((left, top), (end - left, bottom - top), "back"))
         if place:
             parts.append(line((begin, top), (begin, bottom), "boundary"))
-        if len(story.rollouts) > 1 and place % sparse == 0:
+        if len(rollouts) > 1 and place % sparse == 0:
             middle = (begin + end) / 2
             parts.append(words((middle, top - 4), str(rollout.n), "tick", anchor="middle"))
     return parts
 
 
 def stretches(
-    story: Story, frame: Frame, across: Across, curve: Curve, tip: Callable[[Mark], str]
+    scene: Scene, frame: Frame, across: Across, curve: Curve, tip: Callable[[Mark], str]
 ) -> list[Element]:
     """Returns the curve: a band, a line and points for every roll-out, unjoined between them."""
     parts: list[Element] = []
-    has_points = len(story.marks) <= MOST_POINTS
-    for rollout in story.rollouts:
+    has_points = len(scene.marks) <= MOST_POINTS
+    for rollout in scene.story.rollouts:
         css = "trained" if curve.is_trained(rollout) else "excluded"
-        marks = [mark for mark in rollout.marks if curve.value(mark) is not None]
+        marks = [mark for mark in rollout.marks if curve.at(mark) is not None]
         places = _places(frame, across, curve, marks)
         if curve.has_interval and len(marks) > 1:
             parts.append(_band(frame, across, curve, marks, css))
@@ -105,7 +152,7 @@ def _band(frame: Frame, across: Across, curve: Curve, marks: Sequence[Mark], css
     """Returns the intervals as an area: the lower bounds to the right, the upper ones back."""
     lower, upper = list[Place](), list[Place]()
     for mark in marks:
-        if (estimate := curve.value(mark)) is not None:
+        if (estimate := curve.at(mark)) is not None:
             x, factor = across(mark), curve.scale.factor
             lower.append(frame.at(x, factor * estimate.low))
             upper.append(frame.at(x, factor * estimate.high))
@@ -118,15 +165,10 @@ def _point(place: Place, css: str) -> Element:
     return square(place, "point excluded")
 
 
-def best_marker(story: Story, frame: Frame, across: Across, curve: Curve) -> list[Element]:
+def best_marker(scene: Scene, frame: Frame, across: Across, curve: Curve) -> list[Element]:
     """Returns the diamond at the returned point, or at the best mean so far."""
-    best = story.best
+    best = scene.best
     height = None if best is None else curve.height(best)
     if best is None or height is None:
         return []
-    return [diamond(frame.at(across(best), height), "best").titled(best_name(story))]
-
-
-def best_name(story: Story) -> str:
-    """Returns what the best point is called while the run goes on and afterwards."""
-    return "returned point" if story.finish else "best mean so far"
+    return [diamond(frame.at(across(best), height), "best").titled(scene.best_name)]

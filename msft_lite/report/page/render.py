@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from msft_lite.report.page.costs import disk_panel, mean_panel, seconds_panel
 from msft_lite.report.page.curves import loss_panels, score_panels
-from msft_lite.report.page.ground import MOST_POINTS
+from msft_lite.report.page.ground import MOST_POINTS, scene_of
 from msft_lite.report.page.headline import headline, settings_grids
 from msft_lite.report.page.material import Material
 from msft_lite.report.page.spending import disk_held, training_spent
 from msft_lite.report.page.svg import Element, markup
-from msft_lite.report.page.texts import cut, shortened, visible_lines
+from msft_lite.report.page.texts import NAME_LENGTH, cut, shortened, visible_lines
 from msft_lite.report.page.tree import tree
 from msft_lite.report.story import Story
 from msft_lite.report.tables import Grid, control_grid, cost_grid, report_grid, rollout_grid
@@ -46,31 +46,32 @@ def page_html(material: Material, *, version: str = "") -> str:
         version: of a page that is served: what ``/state`` says while the page is up to date. With
             one the page asks for it every two seconds; without one it asks for nothing.
     """
-    story = material.story
-    spent = training_spent(story.marks, material.rows)
-    held = disk_held(story.marks, material.rows)
+    story, scene = material.story, scene_of(material.story)
+    spent = training_spent(scene.marks, material.rows)
+    held = disk_held(scene.marks, material.rows)
+    seconds = story.totals().seconds
     return _document(
-        title=f"{shortened(story.setting.method)}: {shortened(material.name)}",
-        heading=f"Run with {shortened(story.setting.method)}",
+        title=f"{shortened(story.setting.method, NAME_LENGTH)}: {shortened(material.name)}",
+        heading=f"Run with {shortened(story.setting.method, NAME_LENGTH)}",
         headline=headline(story),
         version=version,
         story=story,
         score_grids=_score_grids(story),
-        score_panels=score_panels(story),
-        tree=tree(story),
-        mean=mean_panel(story, spent),
+        score_panels=score_panels(scene),
+        tree=tree(scene),
+        mean=mean_panel(scene, spent),
         spent=spent,
-        disk=None if held is None or not story.marks else disk_panel(story, held),
-        seconds=seconds_panel(story.totals().seconds),
+        disk=None if held is None or not scene.marks else disk_panel(scene, held),
+        seconds=seconds_panel(seconds),
         cost_notes=cost_grid(story).notes,
-        whole_time=duration(sum(story.totals().seconds.values())),
-        loss_panels=loss_panels(story),
+        whole_time=duration(sum(seconds.values())),
+        loss_panels=loss_panels(scene),
         rollout_grid=rollout_grid(story),
         leavers=_leavers(story),
         settings_grids=settings_grids(story),
         recipe=visible_lines(material.recipe),
         examples=material.examples,
-        has_points=len(story.marks) <= MOST_POINTS,
+        has_points=len(scene.marks) <= MOST_POINTS,
         traits=_traits(story),
     )
 

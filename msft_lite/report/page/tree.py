@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from msft_lite.report.page.axes import Span, round_ticks, text_width, tick_texts
-from msft_lite.report.page.curves import epochs_label
-from msft_lite.report.page.ground import best_name, spent_epochs
+from msft_lite.report.page.ground import Scene, spent_epochs
 from msft_lite.report.page.svg import (
     Element,
     Place,
@@ -21,7 +20,7 @@ from msft_lite.report.page.svg import (
 )
 from msft_lite.report.page.texts import clipped, shortened
 from msft_lite.report.story import Mark, RolloutStory, Story
-from msft_lite.report.wording import place
+from msft_lite.report.wording import counted, place
 
 WIDTH = 1080.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 16.0, 900.0, 12.0, 44.0
@@ -93,8 +92,9 @@ def _source(found: Sequence[Branch], snapshot: str) -> tuple[Branch, Mark] | Non
     return None
 
 
-def tree(story: Story) -> Element | None:
+def tree(scene: Scene) -> Element | None:
     """Returns the picture of all stages; None while there is none."""
+    story = scene.story
     if not story.rollouts:
         return None
     laid = branches(story)
@@ -104,12 +104,12 @@ def tree(story: Story) -> Element | None:
     ys = [_TOP + low - _LANE_HEIGHT / 2 for low in accumulate(heights)]
     bottom = _TOP + sum(heights) + 4
     parts = [
-        *_axis(story, across, bottom),
+        *_axis(scene, across, bottom),
         *(part for branch in laid for part in _connector(branch, across, ys)),
-        *(part for branch in laid for part in _lane(story, branch, across, ys)),
+        *(part for branch in laid for part in _lane(scene, branch, across, ys)),
         *(part for branch in laid for part in _turn(branch, across, ys)),
         *(_text(label, across, y) for lane, y in zip(labels, ys, strict=True) for label in lane),
-        *_best(story, laid, across, ys),
+        *_best(scene, laid, across, ys),
     ]
     return drawing(WIDTH, bottom + _BOTTOM, _spoken(story, laid), parts)
 
@@ -124,7 +124,7 @@ def _end(story: Story, rollout: RolloutStory) -> float:
     return float(rollout.spent.epochs) + len(rollout.steps) / story.setting.marks_per_epoch
 
 
-def _axis(story: Story, across: Span, bottom: float) -> Iterator[Element]:
+def _axis(scene: Scene, across: Span, bottom: float) -> Iterator[Element]:
     ticks = round_ticks(0.0, across.high, 10)
     yield line((_LEFT, bottom), (_RIGHT, bottom), "axis")
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
@@ -132,7 +132,7 @@ def _axis(story: Story, across: Span, bottom: float) -> Iterator[Element]:
         yield line((x, _TOP), (x, bottom), "grid")
         yield line((x, bottom), (x, bottom + 4), "axis")
         yield words((x, bottom + 16), text, "tick", anchor="middle")
-    yield words((_LEFT, bottom + 34), epochs_label(story), "axis-label")
+    yield words((_LEFT, bottom + 34), scene.x_label, "axis-label")
 
 
 def _connector(branch: Branch, across: Span, ys: Sequence[float]) -> Iterator[Element]:
@@ -155,21 +155,21 @@ def _turn(branch: Branch, across: Span, ys: Sequence[float]) -> Iterator[Element
         yield circle(at, 4.6, "branching").titled(f"roll-out {branch.rollout.n} begins here")
 
 
-def _lane(story: Story, branch: Branch, across: Span, ys: Sequence[float]) -> Iterator[Element]:
+def _lane(scene: Scene, branch: Branch, across: Span, ys: Sequence[float]) -> Iterator[Element]:
     rollout, y = branch.rollout, ys[branch.lane]
     begin = across.at(float(rollout.spent.epochs))
     if not rollout.is_complete:
-        yield line((begin, y), (across.at(_end(story, rollout)), y), "planned")
+        yield line((begin, y), (across.at(_end(scene.story, rollout)), y), "planned")
     if not rollout.marks:
         return
-    kept = min(story.kept_mark(rollout), len(rollout.marks) - 1)
+    kept = min(scene.kept[rollout.n], len(rollout.marks) - 1)
     turn, end = (across.at(spent_epochs(rollout.marks[k])) for k in (kept, -1))
     if end > turn:
         yield line((turn, y), (end, y), "lane-back")
     if turn > begin:
         yield line((begin, y), (turn, y), "lane-kept")
     yield line((begin, y - 6), (begin, y + 6), "boundary-solid")
-    if len(story.marks) <= _MOST_DOTS:
+    if len(scene.marks) <= _MOST_DOTS:
         for mark in rollout.marks[1:]:
             yield _dot(mark, across, y, is_kept=mark.k <= kept)
 
@@ -185,9 +185,8 @@ def _labels(story: Story, laid: Sequence[Branch], lane: int) -> Iterator[Label]:
     stages = [branch for branch in laid if branch.lane == lane]
     for branch in stages:
         rollout = branch.rollout
-        count = f"{len(rollout.tasks)} of {len(story.tasks)} tasks"
         yield Label(
-            float(rollout.spent.epochs), f"{rollout.n}: {count}",
+            float(rollout.spent.epochs), f"{rollout.n}: {counted(len(rollout.tasks), 'task')}",
             f"roll-out {rollout.n} trains {shortened(', '.join(rollout.tasks), _DROPS_LENGTH)}",
             "stage",
         )  # fmt: skip
@@ -227,13 +226,13 @@ def _text(label: Label, across: Span, y: float) -> Element:
 
 
 def _best(
-    story: Story, laid: Sequence[Branch], across: Span, ys: Sequence[float]
+    scene: Scene, laid: Sequence[Branch], across: Span, ys: Sequence[float]
 ) -> Iterator[Element]:
-    best = story.best
+    best = scene.best
     branch = next((b for b in laid if best is not None and b.rollout.n == best.n), None)
     if best is not None and branch is not None:
         at = (across.at(spent_epochs(best)), ys[branch.lane])
-        yield diamond(at, "best").titled(f"{best_name(story)}: {place(best)}")
+        yield diamond(at, "best").titled(f"{scene.best_name}: {place(best)}")
 
 
 def _spoken(story: Story, laid: Sequence[Branch]) -> str:
@@ -247,4 +246,6 @@ def _clause(branch: Branch) -> str:
     rollout = branch.rollout
     start = f" from {place(branch.source[0])}" if branch.source else ""
     drops = ", ".join(clipped(drop.task, _LABEL_LENGTH) for drop in rollout.drops)
-    return f"{rollout.n}{start}, {len(rollout.tasks)} tasks" + (f", drops {drops}" if drops else "")
+    return f"{rollout.n}{start}, {counted(len(rollout.tasks), 'task')}" + (
+        f", drops {drops}" if drops else ""
+    )

@@ -7,6 +7,7 @@ import pytest
 
 from msft_lite.report.page.costs import disk_panel, mean_panel, seconds_panel, unit_prefix
 from msft_lite.report.page.curves import Panel, loss_panels, score_panels
+from msft_lite.report.page.ground import scene_of
 from msft_lite.report.page.spending import Measure, disk_held, training_spent
 from msft_lite.report.page.svg import Element, markup
 from msft_lite.report.telling import tell
@@ -18,7 +19,7 @@ Texts = Callable[[Element], list[str]]
 
 
 def panels(run: Builder) -> dict[str, Panel]:
-    return {panel.title: panel for panel in score_panels(tell(run.rows))}
+    return {panel.title: panel for panel in score_panels(scene_of(tell(run.rows)))}
 
 
 def test_there_is_a_panel_for_the_mean_and_for_every_task(three_tasks: Builder) -> None:
@@ -30,7 +31,7 @@ def test_there_is_a_panel_for_the_mean_and_for_every_task(three_tasks: Builder) 
 
 def test_one_task_needs_no_mean(build: Build) -> None:
     assert list(panels(build(["a"]).rollout({"a": [1, 2]}))) == ["a"]
-    assert score_panels(tell(build(["a"]).rows)) == ()
+    assert score_panels(scene_of(tell(build(["a"]).rows))) == ()
 
 
 def test_stretches_without_the_task_are_drawn_apart(three_tasks: Builder, found: Found) -> None:
@@ -78,7 +79,7 @@ def test_a_loss_has_a_scale_of_its_own_and_rises_upwards(build: Build, found: Fo
     for row, nats in zip(run.rows[2:], (2.0, 1.0), strict=True):
         row["outcomes"] = {"a": [-int(nats * 1e6)] * 4}
         row["scores"] = {"a": [-int(nats * 4e6), 4]}
-    (panel,) = score_panels(tell(run.rows))
+    (panel,) = score_panels(scene_of(tell(run.rows)))
     first, second = found(panel.picture, "point trained")
     assert float(first["cy"]) < float(second["cy"])  # 2 nats stand over 1
     assert "2.0000 loss at base" in panel.picture.attributes["aria-label"]
@@ -86,21 +87,21 @@ def test_a_loss_has_a_scale_of_its_own_and_rises_upwards(build: Build, found: Fo
 
 def test_many_points_are_lines_alone(build: Build, found: Found) -> None:
     run = build(["a"]).rollout({"a": [1] * 302})
-    (panel,) = score_panels(tell(run.rows))
+    (panel,) = score_panels(scene_of(tell(run.rows)))
     assert found(panel.picture, "point trained") == []
     assert len(found(panel.picture, "line trained")) == 1
 
 
 def test_a_lone_mark_is_a_point(build: Build, found: Found) -> None:
     run = build(["a"]).rollout({"a": [1]}, planned=4)
-    (panel,) = score_panels(tell(run.rows))
+    (panel,) = score_panels(scene_of(tell(run.rows)))
     assert len(found(panel.picture, "point trained")) == 1
     assert found(panel.picture, "line trained") == []
     assert found(panel.picture, "band trained") == []
 
 
 def test_losses_are_drawn_where_a_task_was_trained(three_tasks: Builder, found: Found) -> None:
-    drawn = {panel.title: panel.picture for panel in loss_panels(tell(three_tasks.rows))}
+    drawn = {panel.title: panel.picture for panel in loss_panels(scene_of(tell(three_tasks.rows)))}
     assert [len(found(drawn[task], "point trained")) for task in "abc"] == [12, 4, 8]
     assert len(found(drawn["b"], "drop")) == 1
     assert found(drawn["b"], "band trained") == []
@@ -111,7 +112,7 @@ def test_the_mean_is_drawn_over_what_was_spent(
     three_tasks: Builder, found: Found, texts: Texts
 ) -> None:
     story = tell(three_tasks.rows)
-    picture = mean_panel(story, training_spent(story.marks, three_tasks.rows))
+    picture = mean_panel(scene_of(story), training_spent(story.marks, three_tasks.rows))
     assert picture is not None
     assert "tokens trained, thousands" in texts(picture)
     points = [point["cx"] for point in found(picture, "point trained")]
@@ -122,8 +123,8 @@ def test_the_mean_is_drawn_over_what_was_spent(
 
 def test_nothing_recorded_is_nothing_drawn(build: Build) -> None:
     story = tell(build(["a"]).rows)
-    assert mean_panel(story, Measure("x", "y", ())) is None
-    assert loss_panels(story) == ()
+    assert mean_panel(scene_of(story), Measure("x", "y", ())) is None
+    assert loss_panels(scene_of(story)) == ()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_disk_is_drawn_in_the_order_of_evaluation(build: Build, found: Found) ->
     story = tell(run.rows)
     held = disk_held(story.marks, run.rows)
     assert held is not None
-    picture = disk_panel(story, held)
+    picture = disk_panel(scene_of(story), held)
     heights = [float(point["cy"]) for point in found(picture, "point trained")]
     # 0 to 4.32 copies lie on 188 to 34.
     assert heights == [152.4, 45.4, 116.7]
