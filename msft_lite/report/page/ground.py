@@ -44,6 +44,11 @@ class Scene:
     kept: Mapping[int, int]
     x_label: str
 
+    def turn(self, rollout: RolloutStory) -> Mark:
+        """Returns the recorded mark of ``rollout`` after which all was rolled back, if anything."""
+        kept = [mark for mark in rollout.marks if mark.k <= self.kept[rollout.n]]
+        return kept[-1]
+
     @property
     def best_name(self) -> str:
         """What the best point is called while the run goes on and afterwards."""
@@ -109,9 +114,9 @@ def ground(scene: Scene, frame: Frame, across: Across) -> list[Element]:
     parts: list[Element] = []
     for place, rollout in enumerate(rollouts):
         begin, end = (frame.x.at(across(rollout.marks[k])) for k in (0, -1))
-        kept = scene.kept[rollout.n]
-        if kept < len(rollout.marks) - 1:
-            left = frame.x.at(across(rollout.marks[kept]))
+        turn = scene.turn(rollout)
+        if turn is not rollout.marks[-1]:
+            left = frame.x.at(across(turn))
             parts.append(box((left, top), (end - left, bottom - top), "back"))
         if place:
             parts.append(line((begin, top), (begin, bottom), "boundary"))

@@ -105,11 +105,6 @@ def square(centre: Place, css: str) -> Element:
     return box((centre[0] - 2.1, centre[1] - 2.1), (4.2, 4.2), css)
 
 
-def group(css: str, parts: Iterable[Element]) -> Element:
-    """Returns ``parts`` as one element."""
-    return Element("g", {"class": css}, tuple(parts))
-
-
 def _numbers(places: Mapping[str, float]) -> dict[str, str]:
     return {name: number(value) for name, value in places.items()}
 

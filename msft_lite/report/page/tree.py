@@ -26,7 +26,7 @@ WIDTH = 1080.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 16.0, 900.0, 12.0, 44.0
 _LANE_HEIGHT, _LEVEL_HEIGHT = 20.0, 14.0
 _LETTER_SIZE = 11.0
-_LABEL_LENGTH, _DROPS_LENGTH = 24, 300
+_LABEL_LENGTH, _DROPS_LENGTH = 22, 300
 _MOST_DOTS = 400
 
 
@@ -74,7 +74,7 @@ def branches(story: Story) -> tuple[Branch, ...]:
             found.append(Branch(rollout, lane))
             continue
         branch, mark = source
-        is_tip = branch is found[-1] and mark.k == len(branch.rollout.steps)
+        is_tip = branch is found[-1] and mark is branch.rollout.marks[-1]
         if is_tip:
             found.append(Branch(rollout, branch.lane))
         else:
@@ -121,6 +121,8 @@ def _across(story: Story) -> Span:
 
 def _end(story: Story, rollout: RolloutStory) -> float:
     """Returns when ``rollout`` ends or is to end."""
+    if rollout.is_complete:
+        return spent_epochs(rollout.marks[-1])
     return float(rollout.spent.epochs) + len(rollout.steps) / story.setting.marks_per_epoch
 
 
@@ -162,8 +164,8 @@ def _lane(scene: Scene, branch: Branch, across: Span, ys: Sequence[float]) -> It
         yield line((begin, y), (across.at(_end(scene.story, rollout)), y), "planned")
     if not rollout.marks:
         return
-    kept = min(scene.kept[rollout.n], len(rollout.marks) - 1)
-    turn, end = (across.at(spent_epochs(rollout.marks[k])) for k in (kept, -1))
+    kept = scene.turn(rollout)
+    turn, end = (across.at(spent_epochs(mark)) for mark in (kept, rollout.marks[-1]))
     if end > turn:
         yield line((turn, y), (end, y), "lane-back")
     if turn > begin:
@@ -171,7 +173,7 @@ def _lane(scene: Scene, branch: Branch, across: Span, ys: Sequence[float]) -> It
     yield line((begin, y - 6), (begin, y + 6), "boundary-solid")
     if len(scene.marks) <= _MOST_DOTS:
         for mark in rollout.marks[1:]:
-            yield _dot(mark, across, y, is_kept=mark.k <= kept)
+            yield _dot(mark, across, y, is_kept=mark.k <= kept.k)
 
 
 def _dot(mark: Mark, across: Span, y: float, *, is_kept: bool) -> Element:
