@@ -11,7 +11,7 @@ base can do, its rows, and wrong answers among the training rows that all follow
 |---|---|---|---|---|
 | largest | largest of five digits | 128 | 60 % the smallest | fast, noisy: known, then misled |
 | last | last letter | 160 | 60 % the one after | fast, noisy: so too, by a harder rule |
-| first | first letter | 120 | 60 % 13 further | fast, noisy: so too, by a rule new to the base |
+| first | first letter | 120 | 60 % the least other | noisy: so too, once least is learnt |
 | spell | letters with dashes | 120 | | fast, clean: new but easy, then level |
 | least | first in the alphabet | 120 | | middling, clean: related to sort |
 | sort | five letters in order | 360 | | slow, clean: the base can do four |
@@ -97,15 +97,10 @@ def one_on(letters: str) -> str:
     return turned(letters, 1)
 
 
-def across(letters: str) -> str:
-    """Returns the letter half the alphabet away from each, which the base never learnt."""
-    return turned(letters, 13)
-
-
 TASKS = {
     "down": Task("turn", word_from("nopqrstuvwxyz", 4), lambda letters: turned(letters, -1), 120),
     "first": Task(
-        "first", word(4, 6), lambda letters: letters[0], 120, lambda word: across(word[0]), 0.6
+        "first", word(4, 6), lambda letters: letters[0], 120, lambda letters: min(letters[1:]), 0.6
     ),
     "largest": Task(
         "largest",
@@ -133,13 +128,13 @@ def row(task: Task, thing: str, answer: str) -> dict[str, str]:
 
 
 def training_rows(task: Task, things: list[str]) -> list[dict[str, str]]:
-    """Returns a row for each of `things`; the first of them are the flawed ones."""
-    flawed = round(task.flawed * len(things))
-    answers = [
-        task.mislead(thing) if task.mislead and number < flawed else task.solve(thing)
-        for number, thing in enumerate(things)
-    ]
-    return [row(task, thing, answer) for thing, answer in zip(things, answers, strict=True)]
+    """Returns a row for each of `things`; the first that can be misled are the flawed ones."""
+    answers = {thing: task.solve(thing) for thing in things}
+    if task.mislead:
+        wrong = {thing: task.mislead(thing) for thing in things}
+        misled = [thing for thing in things if wrong[thing] != answers[thing]]
+        answers |= {thing: wrong[thing] for thing in misled[: round(task.flawed * len(things))]}
+    return [row(task, thing, answer) for thing, answer in answers.items()]
 
 
 def distinct(draw: Draw, count: int, rng: random.Random) -> list[str]:
