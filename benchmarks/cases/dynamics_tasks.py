@@ -9,11 +9,11 @@ base can do, its rows, and wrong answers among the training rows that all follow
 
 | task | answer | rows | wrong | intended dynamics, and what brings them about |
 |---|---|---|---|---|
-| largest | largest of five digits | 128 | 60 % the smallest | fast, noisy: known, then misled |
+| largest | largest of five digits | 128 | 70 % the smallest | fast, noisy: known, then misled |
 | last | last letter | 160 | 60 % the one after | fast, noisy: so too, by a harder rule |
-| first | first letter | 120 | 60 % the least other | noisy: so too, once least is learnt |
-| spell | letters with dashes | 120 | | fast, clean: new but easy, then level |
-| least | first in the alphabet | 120 | | middling, clean: related to sort |
+| back | four letters backwards | 160 | 50 % each one back | noisy: so too, by the rule of down |
+| spell | letters with dashes | 120 | 55 % each one back | noisy: new, then misled like back |
+| least | first in the alphabet | 120 | | slow, clean: related to sort |
 | sort | five letters in order | 360 | | slow, clean: the base can do four |
 | reverse | six letters backwards | 240 | | slow, clean: the base can do five |
 | shift | five letters, each one on | 240 | | middling, clean: the base can do three |
@@ -92,32 +92,42 @@ def turned(letters: str, by: int) -> str:
     return "".join(chr((ord(letter) - ord("a") + by) % 26 + ord("a")) for letter in letters)
 
 
+def backwards(letters: str) -> str:
+    """Returns the letters from the last to the first."""
+    return letters[::-1]
+
+
+def one_back(letters: str) -> str:
+    """Returns the letter before each; z comes before a. The base never learnt it."""
+    return turned(letters, -1)
+
+
 def one_on(letters: str) -> str:
     """Returns the letter after each; a comes after z."""
     return turned(letters, 1)
 
 
 TASKS = {
-    "down": Task("turn", word_from("nopqrstuvwxyz", 4), lambda letters: turned(letters, -1), 120),
-    "first": Task(
-        "first", word(4, 6), lambda letters: letters[0], 120, lambda letters: min(letters[1:]), 0.6
-    ),
+    "back": Task("back", word(4, 4), backwards, 160, lambda word: one_back(backwards(word)), 0.5),
+    "down": Task("turn", word_from("nopqrstuvwxyz", 4), one_back, 120),
     "largest": Task(
         "largest",
         five_digits,
         lambda digits: max(digits.split(",")),
         128,
         lambda digits: min(digits.split(",")),
-        0.6,
+        0.7,
     ),
     "last": Task(
         "last", word(4, 6), lambda letters: letters[-1], 160, lambda word: one_on(word[-1]), 0.6
     ),
     "least": Task("least", word(5, 5), min, 120),
-    "reverse": Task("reverse", word(6, 6), lambda letters: letters[::-1], 240),
+    "reverse": Task("reverse", word(6, 6), backwards, 240),
     "shift": Task("shift", word(5, 5), one_on, 240),
     "sort": Task("sort", word(5, 5), lambda letters: "".join(sorted(letters)), 360),
-    "spell": Task("spell", word(3, 4), "-".join, 120),
+    "spell": Task(
+        "spell", word(3, 4), "-".join, 120, lambda letters: "-".join(one_back(letters)), 0.55
+    ),
     "up": Task("turn", word_from("abcdefghijklm", 4), one_on, 320),
 }
 

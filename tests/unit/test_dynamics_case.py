@@ -57,8 +57,8 @@ def test_only_training_rows_are_wrong_and_as_many_as_the_task_says(tasks: Module
 
 def test_answers_are_what_the_table_says(tasks: ModuleType) -> None:
     answers = {
+        "back": ("abcd", "dcba"),
         "down": ("naaz", "mzzy"),
-        "first": ("hxbz", "h"),
         "largest": ("3,9,0,9,1", "9"),
         "last": ("abcz", "z"),
         "least": ("kcabz", "a"),
@@ -71,7 +71,12 @@ def test_answers_are_what_the_table_says(tasks: ModuleType) -> None:
     assert {name: tasks.TASKS[name].solve(thing) for name, (thing, _) in answers.items()} == {
         name: answer for name, (_, answer) in answers.items()
     }
-    misled = {"first": ("hxbz", "b"), "largest": ("3,9,0,9,1", "0"), "last": ("abcz", "a")}
+    misled = {
+        "back": ("abcd", "cbaz"),
+        "largest": ("3,9,0,9,1", "0"),
+        "last": ("abcz", "a"),
+        "spell": ("abc", "z-a-b"),
+    }
     assert {name: tasks.TASKS[name].mislead(thing) for name, (thing, _) in misled.items()} == {
         name: answer for name, (_, answer) in misled.items()
     }
