@@ -37,7 +37,7 @@ class Run:
         base: the same for the base.
         curves: scores on the control rows at every mark of the first roll-out, (tasks, marks).
         marks_per_epoch: of the curves.
-        trained_tokens: of the whole run, rolled-back stretches included.
+        trained_tokens: of the whole run, rolled-back stretches included, a method's probes not.
         seconds: of the whole run, less what loading took.
     """
 
@@ -69,7 +69,7 @@ def read_run(ledger: Path, *, system: str, tuning: str) -> Run:
         curves=_curves(marks, tasks),
         marks_per_epoch=start["marks_per_epoch"],
         trained_tokens=sum(mark["trained_tokens"] for mark in marks),
-        seconds=sum(sum(row["seconds"].values()) for row in [*marks, finish]),
+        seconds=sum(sum(row["seconds"].values()) for row in rows if "seconds" in row),
     )
 
 
