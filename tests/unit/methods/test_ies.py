@@ -149,6 +149,14 @@ def test_rows_of_all_tasks_together_fill_the_steps() -> None:
     assert request.marks == (1, 2, 3, 4)
 
 
+def test_training_ends_where_rounding_could_leave_a_step_without_a_row() -> None:
+    # b's 3 rows come 1, 1, 0, 1 a quarter and a's 5 come 1, 2, 1, 1: 8 rows would do for the 8
+    # steps of four quarters, but the third has 1 row for 2 steps.
+    method = after_two_epochs(epochs=9, clock=Clock(CLOCK.sizes, batch_rows=2))
+    last = reply(3, [500_000] * 3 + [800_000], [50_000] * 5 + [0] * 35)
+    assert "ended after 3 epochs" in verdict_of(method, last).note
+
+
 def test_a_list_of_tasks_too_small_for_that_is_not_taken_for_mastered() -> None:
     # 2 and 3 rows may draw none in a quarter, each for itself; together they always draw one.
     method = ies(Clock({"b": 2, "a": 3}, batch_rows=8), IesOptions(epochs=2))

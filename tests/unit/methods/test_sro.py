@@ -75,6 +75,21 @@ def test_tasks_with_one_best_mark_stop_together_and_training_ends_with_the_last(
     assert verdict == Verdict("s2", (stopped("b", 1, "s3", 3),))  # 9 and 9: the earlier
 
 
+def test_tasks_stop_in_the_order_of_their_marks() -> None:
+    # b at mark 8, a at 9, c at 1 of 12
+    method = sro(CLOCK, SroOptions(epochs=3))
+    next(method)
+    names = " ".join(f"x{k}" for k in range(13))
+    request = method.send(reply(names, b="1111111121111", a="1111111113111", c="1211111111111"))
+    assert request.marks == (6,)
+    request = method.send(reply("root s1", b="11", a="11", c="11"))
+    assert (request.start, request.marks) == ("s1", (5, 10, 15, 20, 25, 30, 35))
+    names = " ".join(f"s{k}" for k in range(1, 9))
+    request = method.send(reply(names, b="1" * 8, a="1" * 8, c="1" * 8))
+    assert (request.start, request.marks) == ("s8", (2,))
+    assert request.drops == (stopped("b", 7, "s8", 8),)
+
+
 def test_all_tasks_with_one_best_mark_are_one_rollout_and_the_base_competes() -> None:
     method, request = searched(b="12222", a="15444", c="13111")
     assert request == Rollout(ROOT, ALL, (6,), fresh=True, keep="best")
