@@ -180,6 +180,19 @@ def test_rewards_are_the_means_of_the_rows_falls_spread_from_0_to_1() -> None:
     assert (found["b"], found["a"]) == (1.0, 0.0)
 
 
+def test_a_task_with_fewer_rows_than_a_batch_counts_as_much() -> None:
+    # b's only row falls by 0.2, a's three by 0.1 each, c's two by 0.3 and 0: the middle.
+    before = {"b": (10**6,), "a": (10**6,) * 3, "c": (10**6,) * 2}
+    after = {"b": (800_000,), "a": (900_000,) * 3, "c": (700_000, 10**6)}
+    found = rewards(Trace((), before, after))
+    assert found == pytest.approx({"b": 1.0, "a": 0.0, "c": 0.5}, abs=1e-7)
+
+
+def test_rows_before_and_after_have_to_match() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        rewards(Trace((), {"b": (10**6, 10**6)}, {"b": (10**6,)}))
+
+
 def test_equal_falls_and_a_task_alone_earn_nothing() -> None:
     assert rewards(Trace((), *falling(b=7, a=7))) == {"b": 0.0, "a": 0.0}
     assert rewards(Trace((), *falling(a=7))) == {"a": 0.0}

@@ -189,6 +189,11 @@ def test_fall_probability_is_the_exact_binomial_tail(
     assert fall_probability(Score(before), Score(after)) == float(probability)
 
 
+def test_only_scores_on_the_same_rows_are_compared() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        fall_probability(Score("111"), Score("11"))
+
+
 def test_reason_gives_both_counts() -> None:
     method, _ = begin()
     request = method.send(trace("s", b=[1, 5, 4, 3, 2], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5]))
