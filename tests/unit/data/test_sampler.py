@@ -59,6 +59,17 @@ def test_keys_and_intervals_give_other_orders() -> None:
     assert len({one, two, other_seed, next_one}) == 4
 
 
+@pytest.mark.parametrize("is_independent", [False, True])
+def test_drawing_leaves_the_cursor_as_it_was(is_independent: bool) -> None:
+    clock = Clock({"add": 10, "sort": 8}, batch_rows=2)
+    mixture = Mixture(Mixture.of(["add", "sort"]).share, iid=is_independent)
+    _, cursor = draw(Cursor.start("k"), 3, seed=1, mixture=mixture, clock=clock)
+    before = cursor.to_json()
+    once = draw(cursor, 3, seed=1, mixture=mixture, clock=clock)
+    assert cursor.to_json() == before
+    assert draw(cursor, 3, seed=1, mixture=mixture, clock=clock) == once
+
+
 def test_too_few_rows_for_the_steps_is_refused() -> None:
     clock = Clock({"add": 5}, batch_rows=1)
     with pytest.raises(DataError, match="too few rows: a mark interval draws 1 rows for 2"):
