@@ -1,18 +1,15 @@
 """Compares the methods on ten small tasks that are known to over-fit at different times.
 
-    python benchmarks/cases/dynamics.py --out FOLDER --seeds 5 --tuning lora full \
-        --methods sft msft msft:detector=significant continual sro soft_sro dynamix ies [--jobs 1]
+    python benchmarks/cases/dynamics.py --out FOLDER [--seeds 5] [--tuning lora full]
 
 A small reproduction of the claim of the mSFT paper: where tasks peak far apart, one stop for all
 over-fits some and under-fits others. The tasks are those of `dynamics_tasks.py`, the base is the
 quickstart's (one million parameters, made by `recipes/quickstart/make_base.py`), the settings are
-in `dynamics.toml`. A system is a method, or a method with settings of its own:
-`msft:detector=significant,budget=1`; a key with a dot stands for itself: `sft:eval.at=end`.
+in `dynamics.toml`.
 
-Every system runs once for every seed and tuning, in a process and a folder of its own,
-`FOLDER/runs/TUNING/SYSTEM/seed-N`. Started again, it skips what is finished and goes on with what
-is not. At the end it writes `results.json` and `results.md` from the ledgers of the finished runs
-(`--only-results`: at once). Exit code 0: every run finished; 1: one did not, and its log is named.
+For every tuning it is ``msft-lite compare`` on a recipe that is written to FOLDER, with runs and
+tables in FOLDER/lora and FOLDER/full. Started again, it skips what is finished and goes on with
+what is not. The exit code is 0 when all runs have come to their end.
 """
 
 from __future__ import annotations
@@ -22,22 +19,17 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dynamics_results import gathered, markdown, read_run
 from dynamics_tasks import TASKS, longest_answer, write_tasks
-
-from msft_lite.ledger import read_rows
 
 HERE = Path(__file__).parent.resolve()
 FIRST_SEED = 20
-ALL_METHODS = (
-    "sft", "msft", "msft:detector=significant", "continual", "sro", "soft_sro", "dynamix", "ies",
-)  # fmt: skip
+METHODS = (
+    '["sft", "continual", "sro", "soft_sro", "dynamix", "ies", "msft", '
+    '{ name = "msft", detector = "significant" }]'
+)
 # Found by whether sft's curves rise and fall within 10 epochs, not by what any method scores.
 TUNINGS: Mapping[str, Sequence[str]] = {
     "lora": ("model.tuning=lora", "train.learning_rate=1e-3"),
@@ -46,71 +38,42 @@ TUNINGS: Mapping[str, Sequence[str]] = {
 TOKENS_AROUND = 3  # ####, a blank, and the end of the text
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run.
-
-    Attributes:
-        system: a method's name, with its own settings after a colon.
-        tuning: a key of `TUNINGS`.
-        seed: of the run.
-        folder: of the run.
-    """
-
-    system: str
-    tuning: str
-    seed: int
-    folder: Path
-
-    @property
-    def log(self) -> Path:
-        """What the run printed; beside its folder, in which only a run writes."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def name(self) -> str:
-        return f"{self.tuning} {self.system} seed {self.seed}"
-
-
 def main() -> int:
-    """Makes the tasks, runs what is not finished, writes the results, returns the exit code."""
-    arguments = parsed()
-    out: Path = arguments.out.resolve()
-    jobs = list(planned(arguments, out))
-    if not arguments.only_results:
-        write_tasks(out / "data")
-        recipe = write_recipe(out)
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda job: run(job, recipe, arguments.change), jobs))
-    missing = [job for job in jobs if not is_finished(job)]
-    write_results(out, [job for job in jobs if job not in missing])
-    for job in missing:
-        print(f"not finished: {job.name}, see {job.log}", flush=True)
-    return bool(missing)
-
-
-def parsed() -> argparse.Namespace:
-    """Returns the command line's arguments."""
+    """Makes the tasks, runs and compares what is asked for, returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of tasks, runs, results")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of every system and tuning")
+    parser.add_argument("--out", type=Path, required=True, help="folder of tasks, runs, tables")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of every method and tuning")
     parser.add_argument("--tuning", nargs="+", choices=tuple(TUNINGS), default=list(TUNINGS))
-    parser.add_argument("--methods", nargs="+", default=list(ALL_METHODS), metavar="SYSTEM")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one core each")
+    parser.add_argument("--methods", default=METHODS, help="a TOML list, as in a recipe")
     parser.add_argument(
         "--change", action="append", default=[], metavar="KEY=VALUE", help="to the recipe of all"
     )
-    parser.add_argument("--only-results", action="store_true", help="run nothing")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    out: Path = arguments.out.resolve()
+    write_tasks(out / "data")
+    recipe = write_recipe(out)
+    several = [f"methods={arguments.methods}", f"seeds={seeds(arguments.seeds)}"]
+    codes = [
+        compare(recipe, [*several, *TUNINGS[tuning], *arguments.change], out / tuning)
+        for tuning in arguments.tuning
+    ]
+    return max(codes)
 
 
-def planned(arguments: argparse.Namespace, out: Path) -> Iterator[Job]:
-    """Yields all runs, seed by seed, so that what is there early compares all systems."""
-    for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
-        for tuning in arguments.tuning:
-            for system in arguments.methods:
-                folder = out / "runs" / tuning / system.replace(":", "-") / f"seed-{seed}"
-                yield Job(system, tuning, seed, folder)
+def seeds(count: int) -> list[int]:
+    """Returns the seeds of so many runs of a method."""
+    return list(range(FIRST_SEED, FIRST_SEED + count))
+
+
+def compare(recipe: Path, changes: Sequence[str], folder: Path) -> int:
+    """Runs and compares into ``folder`` and returns the exit code."""
+    command = [sys.executable, "-m", "msft_lite", "compare", str(recipe), *changes]
+    done = subprocess.run(
+        [*command, f"output_dir={folder}", "--resume"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return done.returncode
 
 
 def write_recipe(out: Path) -> Path:
@@ -126,57 +89,6 @@ def write_recipe(out: Path) -> Path:
     recipe = out / "recipe.toml"
     recipe.write_text("\n".join([*lines, "]", ""]), encoding="utf-8")
     return recipe
-
-
-def changes(job: Job) -> list[str]:
-    """Returns the changes to the recipe that make the run of ``job``."""
-    method, _, settings = job.system.partition(":")
-    own = [one if "." in one.split("=")[0] else f"method.{one}" for one in settings.split(",")]
-    return [
-        f"seed={job.seed}",
-        f"method.name={method}",
-        *TUNINGS[job.tuning],
-        *(own if settings else []),
-    ]
-
-
-def is_finished(job: Job) -> bool:
-    """Returns whether the run's ledger is there and closed."""
-    ledger = job.folder / "ledger.jsonl"
-    return ledger.exists() and any(row["kind"] == "finish" for row in read_rows(ledger))
-
-
-def run(job: Job, recipe: Path, more: Sequence[str]) -> None:
-    """Runs ``job`` to its end, or goes on with it; what it prints goes to its log."""
-    if is_finished(job):
-        print(f"{job.name}: finished before", flush=True)
-        return
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume"] if (job.folder / "ledger.jsonl").exists() else []
-    command = [sys.executable, "-m", "msft_lite", "run", str(recipe), *changes(job), *more, *resume]
-    began = time.monotonic()
-    with job.log.open("a", encoding="utf-8") as log:
-        done = subprocess.run(
-            [*command, "--output-dir", str(job.folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # two threads would take two runs' cores
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    print(f"{job.name}: exit code {done.returncode}, {time.monotonic() - began:.0f} s", flush=True)
-
-
-def write_results(out: Path, finished: Sequence[Job]) -> None:
-    """Writes `results.json` and `results.md` from the ledgers of ``finished``."""
-    runs = [
-        read_run(job.folder / "ledger.jsonl", system=job.system, tuning=job.tuning)
-        for job in finished
-    ]
-    results = gathered(runs)
-    text = markdown(results)
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (out / "results.md").write_text(text, encoding="utf-8")
-    print(text, flush=True)
 
 
 if __name__ == "__main__":
