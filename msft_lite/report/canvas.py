@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's palette: told apart with every common colour blindness.
 BLUE, VERMILLION, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
@@ -34,10 +35,10 @@ UNITS = {
 }
 _DOTS_PER_INCH, _MOST_DOTS = 300.0, 20_000.0
 _NUMBER_ROOM = 0.05  # of the width of the axes, for a roll-out's number of two digits
-_NAME_LENGTH = 24
+_NAME_LENGTH = 16
 # The texts of an SVG stay texts, to be edited and searched; where the first font is missing they
 # are narrower in the next, so nothing runs into anything.
-_SETTINGS: dict[str, object] = {
+_SETTINGS: Mapping[RcKeyType, object] = {
     "svg.fonttype": "none",
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
@@ -74,7 +75,8 @@ def save(draw: Callable[[], Figure], path: Path) -> None:
         # A name in a script that the font lacks is drawn as boxes; that is no fault.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": path.stem})
+        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams["svg.hashsalt"] = path.stem
         figure = draw()
         # Not by savefig, which draws twice; and laid out once, so that both files show the same.
         FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
@@ -109,7 +111,7 @@ def titled(scene: Scene, text: str) -> str:
 def split_text(scene: Scene) -> str:
     """Returns which rows the scores along the run are of."""
     split = scene.story.setting.steer_on
-    return f"{split} split" + (" (these rows steered the run)" if split == "report" else "")
+    return f"{split} split" + ("\n(these rows steered the run)" if split == "report" else "")
 
 
 def tidy(axes: Axes, grid: Literal["x", "y", "both"]) -> None:

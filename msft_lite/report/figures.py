@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Draw = Callable[[], "Figure"]
 _ROW_INCHES, _MARGIN_INCHES, _ENTRY_INCHES = 1.55, 0.75, 0.16
 _MOST_COLUMNS = 3
-_TITLE_LENGTH = 36
+_TITLE_LENGTH = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +89,26 @@ def write_figures(story: Story, folder: Path) -> tuple[Picture, ...]:
     return tuple(drawn)
 
 
-def _figures(scene: Scene) -> list[tuple[str, str, Callable[[], Figure]]]:
+def _figures(scene: Scene) -> list[tuple[str, str, Draw]]:
     """Returns name and caption of every figure that there is something for, and what draws it."""
     held, work = disk_held(scene.story), training_spent(scene.story)
     kinds = scene.story.totals().spending.seconds
-    candidates: list[tuple[object, str, str, Callable[[], Figure]]] = [
-        (True, "scores", "The score of every task at every mark, with its 95 % interval.",
+    candidates: list[tuple[str, str, Draw | None]] = [
+        ("scores", "The score of every task at every mark, with its 95 % interval.",
          partial(_scores, scene)),
-        (with_loss(scene), "loss", "Training loss of every task since the mark before.",
-         partial(_losses, scene)),
-        (True, "timeline", "The stages of the run as a tree: a roll-back goes on in a new lane "
-         "from the ringed mark.", partial(timeline, scene)),
-        (True, "spent", f"The mean score over all tasks against {work.name}, rolled-back ones "
+        ("loss", "Training loss of every task since the mark before.",
+         partial(_losses, scene) if with_loss(scene) else None),
+        ("timeline", "The stages of the run as a tree: a roll-back goes on in a new lane from the "
+         "ringed mark.", partial(timeline, scene)),
+        ("spent", f"The mean score over all tasks against {work.name}, what was rolled back "
          "included.", partial(spent, scene, work)),
-        (held, "disk", "What snapshots and crash copy take on the disk at every evaluation point.",
-         lambda: disk(scene, held)),
-        (any(kinds.values()), "seconds", "Wall-clock time by kind of work; swap: weights on their "
-         "way to the evaluation engine, wait: for an engine that still started.",
-         partial(seconds, scene, kinds)),
+        ("disk", "What snapshots and crash copy take on the disk at every evaluation point.",
+         partial(disk, scene, held) if held else None),
+        ("seconds", "Wall-clock time by kind of work; swap: weights on their way to the evaluation "
+         "engine, wait: for an engine that still started.",
+         partial(seconds, scene, kinds) if any(kinds.values()) else None),
     ]  # fmt: skip
-    return [(name, caption, draw) for is_there, name, caption, draw in candidates if is_there]
+    return [(name, caption, draw) for name, caption, draw in candidates if draw is not None]
 
 
 def _scores(scene: Scene) -> Figure:

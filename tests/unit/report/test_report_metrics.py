@@ -197,6 +197,8 @@ def test_many_tasks_fit_a_narrow_terminal_and_have_a_panel_each(build: Any, tmp_
     names = [f"medmcqa-subject-{number:02}" for number in range(21)]
     run = build(names)
     run.rollout({name: [2, 4, 6, 5, 4] for name in names}).finish(1, 2, [2] * 21, [6] * 21)
+    for row in run.rows[2:-1]:
+        row["train_loss"] = {}  # a second figure of as many panels would show nothing new
     story = tell(run.rows)
     printed: list[str] = []
     for grid in (report_grid(story), control_grid(story)):
