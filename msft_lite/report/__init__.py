@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from msft_lite.errors import StorageError
-from msft_lite.report.figures import write_figures
+from msft_lite.report.figures import Picture, write_figures
 from msft_lite.report.page import write_page
 from msft_lite.report.plain import finish_line
 from msft_lite.report.settings import settings_rows
@@ -23,7 +23,7 @@ LEDGER_NAME = "ledger.jsonl"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes summary.json, report.md, report.html and figures/*.png into ``run_folder``.
+    """Writes summary.json, report.md, report.html and figures/ into ``run_folder``.
 
     Works on unfinished runs too.
 
@@ -87,7 +87,7 @@ def _write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def _markdown(story: Story, figures: tuple[Path, ...]) -> str:
+def _markdown(story: Story, figures: tuple[Picture, ...]) -> str:
     parts = [
         f"# Report of a run with {markdown_text(story.setting.method)}\n",
         f"{markdown_text(state_text(story))}.\n",
@@ -108,10 +108,13 @@ def _decisions(story: Story) -> str:
     return "## Why tasks were dropped\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def _figures(figures: tuple[Path, ...]) -> str:
+def _figures(figures: tuple[Picture, ...]) -> str:
     if not figures:
         return ""
-    lines = [f"![{path.stem}](figures/{path.name})" for path in figures]
+    lines = [
+        f"![{name}](figures/{name}.png)\n\n{caption} As SVG: [{name}.svg](figures/{name}.svg)"
+        for name, caption in ((figure.path.stem, figure.caption) for figure in figures)
+    ]
     note = (
         "Left to right is the order of training; an epoch is one pass over the tasks still active. "
         "Every point is one evaluation; nothing is smoothed."

@@ -241,9 +241,8 @@ def _arms(estimate: Estimate) -> list[list[float]]:
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)))
-    for label, name in zip(axes.set_yticklabels(names), names, strict=True):
+    for label in axes.set_yticklabels([_drawable(name) for name in names]):
         label.set_parse_math(False)
-        label.set_text(_drawable(name))
     axes.set_ylim(-0.6, len(names) - 0.4)
 
 

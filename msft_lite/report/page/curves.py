@@ -67,12 +67,17 @@ def _mean_panel(scene: Scene) -> Panel:
     return Panel("mean over all tasks", subtitle, picture)
 
 
-def _task_panel(scene: Scene, task: str) -> Panel:
-    curve = Curve(
+def task_curve(scene: Scene, task: str) -> Curve:
+    """Returns the score of a task."""
+    return Curve(
         {(mark.n, mark.k): estimate_of(mark.scores[task]) for mark in scene.marks},
         scale_of([scene.story.setting.steering_metrics()[task]]),
         lambda rollout: task in rollout.tasks,
     )
+
+
+def _task_panel(scene: Scene, task: str) -> Panel:
+    curve = task_curve(scene, task)
     standing = scene.story.standing(task)
     picture = _scores(scene, curve, clipped(task, NAME_LENGTH), standing)
     return Panel(shortened(task, NAME_LENGTH), standing_text(standing), picture)
@@ -140,18 +145,27 @@ def _drop(
 
 def loss_panels(scene: Scene) -> tuple[Panel, ...]:
     """Returns a panel for every task whose training loss is recorded."""
+    return tuple(_loss_panel(scene, task) for task in with_loss(scene))
+
+
+def with_loss(scene: Scene) -> list[str]:
+    """Returns the tasks whose training loss is recorded."""
     names = scene.story.names
-    recorded = [task for task in names if any(task in mark.train_loss for mark in scene.marks)]
-    return tuple(_loss_panel(scene, task) for task in recorded)
+    return [task for task in names if any(task in mark.train_loss for mark in scene.marks)]
 
 
-def _loss_panel(scene: Scene, task: str) -> Panel:
+def loss_curve(scene: Scene, task: str) -> Curve:
+    """Returns the training loss of a task since the mark before."""
     values = {
         (mark.n, mark.k): Estimate(loss, loss, loss)
         for mark in scene.marks
         if (loss := mark.train_loss.get(task)) is not None
     }
-    curve = Curve(values, _NATS, lambda rollout: task in rollout.tasks, has_interval=False)
+    return Curve(values, _NATS, lambda rollout: task in rollout.tasks, has_interval=False)
+
+
+def _loss_panel(scene: Scene, task: str) -> Panel:
+    curve = loss_curve(scene, task)
     heights = curve.heights()
     frame = panel_frame((0.0, spent_epochs(scene.marks[-1])), (0.0, max(heights) * 1.06 or 1.0))
     parts = [

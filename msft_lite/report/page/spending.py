@@ -53,3 +53,9 @@ def disk_held(story: Story) -> Measure | None:
     if copy_bytes:
         return Measure("disk, in copies of the model", "copies", values)
     return Measure("disk, GiB", "GiB", values)
+
+
+def mean_held(held: Measure) -> float:
+    """Returns the mean over the marks at which anything was held, of which there is one."""
+    values = [value for value in held.values if value]
+    return sum(values) / len(values)

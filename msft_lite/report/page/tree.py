@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -99,8 +99,11 @@ def tree(scene: Scene) -> Element | None:
         return None
     laid = branches(story)
     across = _across(story)
-    labels = [_levelled(_labels(story, laid, lane), across) for lane in range(laid[-1].lane + 1)]
-    heights = [_LANE_HEIGHT + _LEVEL_HEIGHT * _levels(lane) for lane in labels]
+    labels = [
+        levelled(lane_labels(story, laid, lane), across, _LETTER_SIZE)
+        for lane in range(laid[-1].lane + 1)
+    ]
+    heights = [_LANE_HEIGHT + _LEVEL_HEIGHT * levels(lane) for lane in labels]
     ys = [_TOP + low - _LANE_HEIGHT / 2 for low in accumulate(heights)]
     bottom = _TOP + sum(heights) + 4
     parts = [
@@ -116,10 +119,10 @@ def tree(scene: Scene) -> Element | None:
 
 def _across(story: Story) -> Span:
     """Returns the span of the time axis, the marks still to come included."""
-    return Span(0.0, max(_end(story, rollout) for rollout in story.rollouts), _LEFT, _RIGHT)
+    return Span(0.0, max(end_epochs(story, rollout) for rollout in story.rollouts), _LEFT, _RIGHT)
 
 
-def _end(story: Story, rollout: RolloutStory) -> float:
+def end_epochs(story: Story, rollout: RolloutStory) -> float:
     """Returns when ``rollout`` ends or is to end."""
     if rollout.is_complete:
         return spent_epochs(rollout.marks[-1])
@@ -161,7 +164,7 @@ def _lane(scene: Scene, branch: Branch, across: Span, ys: Sequence[float]) -> It
     rollout, y = branch.rollout, ys[branch.lane]
     begin = across.at(float(rollout.spent.epochs))
     if not rollout.is_complete:
-        yield line((begin, y), (across.at(_end(scene.story, rollout)), y), "planned")
+        yield line((begin, y), (across.at(end_epochs(scene.story, rollout)), y), "planned")
     if not rollout.marks:
         return
     kept = scene.turn(rollout)
@@ -182,27 +185,41 @@ def _dot(mark: Mark, across: Span, y: float, *, is_kept: bool) -> Element:
     return circle((across.at(spent_epochs(mark)), y), radius, css).titled(place(mark))
 
 
-def _labels(story: Story, laid: Sequence[Branch], lane: int) -> Iterator[Label]:
+def lane_labels(story: Story, laid: Sequence[Branch], lane: int) -> Iterator[Label]:
     """Yields what is written on a lane, from left to right."""
     stages = [branch for branch in laid if branch.lane == lane]
     for branch in stages:
         rollout = branch.rollout
         yield Label(
-            float(rollout.spent.epochs), f"{rollout.n}: {counted(len(rollout.tasks), 'task')}",
+            float(rollout.spent.epochs), f"{rollout.n}: {_trained(rollout)}",
             f"roll-out {rollout.n} trains {shortened(', '.join(rollout.tasks), _DROPS_LENGTH)}",
             "stage",
         )  # fmt: skip
         if rollout.drops:
             names = [clipped(drop.task, _LABEL_LENGTH) for drop in rollout.drops]
             full = shortened(", ".join(drop.task for drop in rollout.drops), _DROPS_LENGTH)
+            shown = clipped(", ".join(names), _LABEL_LENGTH)
             yield Label(
-                _end(story, rollout), f"\N{MINUS SIGN} {clipped(', '.join(names), _LABEL_LENGTH)}",
+                end_epochs(story, rollout), f"\N{MINUS SIGN} {shown}",
                 f"dropped: {full}", "dropped", is_beside=branch is stages[-1],
             )  # fmt: skip
 
 
-def _levelled(labels: Iterator[Label], across: Span) -> list[Label]:
-    """Returns the labels, each over a lane on the lowest level that has room for it."""
+def _trained(rollout: RolloutStory) -> str:
+    """Returns how many tasks a stage trains; a single one is named."""
+    if len(rollout.tasks) == 1:
+        return clipped(rollout.tasks[0], _LABEL_LENGTH)
+    return counted(len(rollout.tasks), "task")
+
+
+def levelled(labels: Iterable[Label], across: Span, letter_size: float) -> list[Label]:
+    """Returns the labels, each over a lane on the lowest level that has room for it.
+
+    Args:
+        labels: of one lane, from left to right.
+        across: from epochs to places.
+        letter_size: in the unit of those places.
+    """
     ends: list[float] = []  # of the last label on every level
     found: list[Label] = []
     for label in labels:
@@ -211,12 +228,12 @@ def _levelled(labels: Iterator[Label], across: Span) -> list[Label]:
             continue
         x = across.at(label.x)
         level = next((k for k, end in enumerate(ends) if end <= x), len(ends))
-        ends[level : level + 1] = [x + text_width(label.text, _LETTER_SIZE) + 8]
+        ends[level : level + 1] = [x + text_width(label.text, letter_size) + 8]
         found.append(replace(label, level=level))
     return found
 
 
-def _levels(labels: Sequence[Label]) -> int:
+def levels(labels: Sequence[Label]) -> int:
     """Returns how many lines of text stand over a lane."""
     return max((label.level + 1 for label in labels if not label.is_beside), default=0)
 
