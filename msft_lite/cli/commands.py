@@ -168,6 +168,24 @@ def report(run_folder: RunFolder) -> None:
 
 
 @app.command()
+def compare(
+    run_folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN_FOLDER...", help="Folders of two or more runs.")
+    ],
+    *,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir", help="Folder to write to, in place of compare/ beside the runs."
+        ),
+    ] = None,
+) -> None:
+    """Compare finished runs: tables with intervals, figures, costs."""
+    with told_errors():
+        _compare(run_folders, output_dir)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
     with told_errors():
@@ -214,3 +232,15 @@ def _report(folder: Path) -> None:
     written = write_report(folder)
     print_report(folder, console)
     console.print(f"report: {written}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _compare(run_folders: list[Path], output_dir: Path | None) -> None:
+    from msft_lite.report import compare as comparing
+
+    folder = output_dir or comparing.default_folder(run_folders)
+    comparing.check_folder(folder)  # before the work, not after it
+    systems = comparing.read_systems(run_folders)
+    console, found = Console(), comparing.compare(systems.stories, notes=systems.notes)
+    written = comparing.write_comparison(found, folder)
+    comparing.print_comparison(found, console)
+    console.print(f"comparison: {written}", soft_wrap=True, markup=False, highlight=False)

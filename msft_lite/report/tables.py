@@ -316,7 +316,7 @@ def rich_grid(grid: Grid, *, width: int) -> Group:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in grid.columns:
         is_left = _is_left(column)
-        heading = column.strip()
+        heading = visible(column.strip())
         table.add_column(
             Text(heading.replace(" rows", "\nrows") if is_narrow else heading),
             justify="left" if is_left else "right",
@@ -338,6 +338,23 @@ def _widest(grid: Grid) -> int:
     return sum(max(len(visible(cell)) for cell in column) + 2 for column in columns)
 
 
+def narrow_width(grid: Grid) -> int:
+    """Returns the width that `rich_grid` needs with intervals on lines of their own."""
+    columns = zip(grid.columns, *grid.rows, strict=True)
+    widths = [
+        max(
+            len(line)
+            for cell in (
+                visible(column[0].strip()).replace(" rows", "\nrows"),
+                *map(visible, column[1:]),
+            )
+            for line in _broken(cell).split("\n")
+        )
+        for column in columns
+    ]
+    return sum(width + 2 for width in widths) - 2
+
+
 def _broken(cell: str) -> str:
     return re.sub(r" \[([-+.\d]+, [-+.\d]+)\]$", r"\n[\1]", cell)
 
@@ -345,7 +362,7 @@ def _broken(cell: str) -> str:
 def markdown_table(grid: Grid) -> str:
     """Returns ``grid`` as Markdown with a heading."""
     rules = [":--" if _is_left(column) else "--:" for column in grid.columns]
-    lines = [[column.strip() for column in grid.columns], rules]
+    lines = [[markdown_text(column.strip()) for column in grid.columns], rules]
     for number, row in enumerate(grid.rows, start=1):
         is_total = grid.has_total and number == len(grid.rows)
         cells = [markdown_text(cell) for cell in row]
