@@ -169,10 +169,18 @@ def report(run_folder: RunFolder) -> None:
 
 @app.command()
 def compare(
-    run_folders: Annotated[
-        list[Path], typer.Argument(metavar="RUN_FOLDER...", help="Folders of two or more runs.")
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_FOLDER... | RECIPE [KEY=VALUE]...",
+            help="Folders of two or more runs; or a recipe, whose methods are run first.",
+        ),
     ],
     *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a recipe's runs.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a recipe's runs.")
+    ] = False,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -180,9 +188,20 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Compare finished runs: tables with intervals, figures, costs."""
+    """Compare runs: tables with intervals, figures, costs.
+
+    Of a recipe, `methods` and `seeds` tell what to run; all of the paper's methods otherwise.
+    """
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
     with told_errors():
-        _compare(run_folders, output_dir)
+        folders = [Path(place) for place in places]
+        if not folders[0].is_dir():
+            mode = "resume" if resume else "overwrite" if overwrite else "new"
+            folders = _run_several(folders[0], places[1:], mode)
+        elif resume or overwrite:
+            raise typer.BadParameter("--resume and --overwrite go with a recipe")
+        _compare(folders, output_dir)
 
 
 @app.command()
@@ -211,6 +230,23 @@ def _run(recipe: Recipe, mode: Mode) -> None:
     with watcher(Console()) as watch:
         folder = run_session(recipe, mode=mode, watch=watch)
     _report(folder)
+
+
+def _run_several(recipe: Path, changes: list[str], mode: Mode) -> list[Path]:
+    """Runs all that a recipe compares, writes each run's report and returns the runs' folders."""
+    from msft_lite.recipe import load_several
+
+    variants = load_several(recipe, changes)
+    _prepare_libraries()
+    from msft_lite.report import write_report
+    from msft_lite.report.live import watcher
+    from msft_lite.run.compare import run_several
+
+    console = Console()
+    folders = run_several(variants, mode=mode, watch=lambda: watcher(console))
+    for folder in folders:
+        write_report(folder)
+    return list(folders)
 
 
 def _prepare_libraries() -> None:

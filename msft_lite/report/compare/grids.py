@@ -145,8 +145,8 @@ def score_notes(comparison: Comparison) -> list[str]:
     )
     rows = (
         f"Of a difference: a paired bootstrap ({RESAMPLES:,} resamples) of the rows within each "
-        "task, the same rows for both systems; the tasks are taken as given. It is too narrow where "
-        "few rows differ, and empty where none does."
+        "task, the same rows for both systems; the tasks are taken as given. It is too narrow "
+        "where few rows differ, and empty where none does."
     )
     return [
         scores,
