@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from msft_lite.errors import LedgerError, RecipeError, ReplayMismatch, did_you_mean
@@ -32,7 +32,7 @@ class Wanted:
     recipe: Path
     overrides: Sequence[str] = ()
     output_dir: Path | None = None
-    options: StudyOptions = StudyOptions()
+    options: StudyOptions = field(default_factory=StudyOptions)
 
 
 def make_study(wanted: Wanted, *, mode: Mode, watch: Callable[[], Watcher]) -> tuple[Study, Path]:

@@ -8,7 +8,7 @@ Source: the problem of Koh et al., arXiv 2603.21606; 1.93 epochs in the mean wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from msft_lite.report.pictures import (
     drawable,
     name_rows,
     new_figure,
+    scaled,
 )
 from msft_lite.report.scale import F1, PERCENT, Scale, scale_of
 from msft_lite.report.story import Mark, Story
@@ -69,6 +70,16 @@ class Peaks:
     def mean_distance(self) -> float:
         """The mean over tasks of the distances, all taken as positive."""
         return sum(abs(self.distance(task)) for task in self.tasks) / len(self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A curve of the figure: a value at every mark, and which of them is the peak."""
+
+    title: str
+    scale: Scale
+    peak: Mark
+    values: tuple[Estimate, ...]
 
 
 def peaks_of(story: Story) -> Peaks:
@@ -135,13 +146,9 @@ def _lines(label: str, story: Story, peaks: Peaks) -> list[Line]:
     found.append(Line(label, "", "mean_distance_epochs", peaks.mean_distance))
     for mark in peaks.marks:
         at = epochs_of(mark)
-        for task, estimate in [
-            *((task, estimate_of(mark.scores[task])) for task in story.names),
-            ("", mean_estimate(mark.scores)),
-        ]:
-            found.append(
-                Line(label, task, "score", estimate.value, at, estimate.low, estimate.high)
-            )
+        scores = {task: estimate_of(mark.scores[task]) for task in story.names}
+        for task, score in {**scores, "": mean_estimate(mark.scores)}.items():
+            found.append(Line(label, task, "score", score.value, at, score.low, score.high))
     return found
 
 
@@ -150,7 +157,8 @@ def _peaks_figure(peaks: Peaks) -> Figure:
     ordered = sorted(peaks.tasks, key=lambda task: -epochs_of(peaks.tasks[task]))
     figure = new_figure(
         8.0, 1.9 + 0.34 * len(ordered),
-        f"Where each task is at its best: {peaks.mean_distance:.2f} epochs from the mean's peak",
+        f"Where each task is at its best: on average {peaks.mean_distance:.2f} epochs from the "
+        "mean's peak",
     )  # fmt: skip
     axes = figure.subplots()
     centre, end = epochs_of(peaks.mean), epochs_of(peaks.marks[-1])
@@ -158,7 +166,11 @@ def _peaks_figure(peaks: Peaks) -> Figure:
     for place, task in enumerate(ordered):
         peak = epochs_of(peaks.tasks[task])
         axes.plot([centre, peak], [place, place], color=BLUE, lw=2.2, alpha=0.45, zorder=2)
-        axes.plot(peak, place, marker="o", ms=7.5, color=BLUE, zorder=3)
+        is_end = peaks.tasks[task] is peaks.marks[-1]
+        axes.plot(
+            peak, place, marker="o", ms=7.5, color=BLUE, mfc="white" if is_end else BLUE, mew=1.6,
+            zorder=3,
+        )  # fmt: skip
         axes.annotate(
             signed(peaks.distance(task)), (1.0, place), xycoords=("axes fraction", "data"),
             xytext=(6, 0), textcoords="offset points", va="center", fontsize=9,
@@ -167,7 +179,7 @@ def _peaks_figure(peaks: Peaks) -> Figure:
     axes.set_xlim(-0.03 * end, 1.03 * end)
     axes.set_xlabel(
         f"epochs of training; dashed: peak of the mean over tasks, epoch {centre:g}\n"
-        "right: epochs after that peak",
+        "right: epochs after that peak; hollow: the run's last mark, a later peak is possible",
         fontsize=9,
     )
     clean(axes)
@@ -177,12 +189,19 @@ def _peaks_figure(peaks: Peaks) -> Figure:
 def _curves_figure(story: Story, peaks: Peaks) -> Figure:
     """Returns a panel a task and one of the mean: score over epochs, both peaks marked."""
     metrics = story.setting.steering_metrics()
-    panels: list[tuple[str, Scale, Mark, Callable[[Mark], Estimate]]] = [
-        (MEAN, scale_of(metrics.values()), peaks.mean, lambda mark: mean_estimate(mark.scores))
+    panels = [
+        Panel(
+            MEAN,
+            scale_of(metrics.values()),
+            peaks.mean,
+            tuple(mean_estimate(mark.scores) for mark in peaks.marks),
+        )
     ]
     panels += [
-        (task, scale_of([metrics[task]]), peaks.tasks[task],
-         lambda mark, task=task: estimate_of(mark.scores[task]))
+        Panel(
+            task, scale_of([metrics[task]]), peaks.tasks[task],
+            tuple(estimate_of(mark.scores[task]) for mark in peaks.marks),
+        )
         for task in story.names
     ]  # fmt: skip
     columns = min(len(panels), MOST_COLUMNS)
@@ -197,28 +216,26 @@ def _curves_figure(story: Story, peaks: Peaks) -> Figure:
         if number >= len(panels):
             axes.set_axis_off()
             continue
-        title, scale, peak, read = panels[number]
-        _draw_curve(axes, peaks, scale, peak, read)
-        axes.set_title(drawable(title), fontsize=9.5, loc="left", parse_math=False)
-        if number % columns == 0:
-            axes.set_ylabel(UNITS[scale], fontsize=8.5)
+        panel = panels[number]
+        _draw_curve(axes, peaks, panel)
+        axes.set_title(drawable(panel.title), fontsize=9.5, loc="left", parse_math=False)
+        if number % columns == 0 or len({p.scale for p in panels}) > 1:
+            axes.set_ylabel(UNITS[panel.scale], fontsize=8.5)
         if number + columns >= len(panels):
             axes.set_xlabel("epochs of training", fontsize=8.5)
     _legend(figure)
     return figure
 
 
-def _draw_curve(
-    axes: Axes, peaks: Peaks, scale: Scale, peak: Mark, read: Callable[[Mark], Estimate], /
-) -> None:
-    x = [epochs_of(mark) for mark in peaks.marks]
-    values = [read(mark) for mark in peaks.marks]
-    low, high = [scale.factor * v.low for v in values], [scale.factor * v.high for v in values]
+def _draw_curve(axes: Axes, peaks: Peaks, panel: Panel) -> None:
+    x, scale = [epochs_of(mark) for mark in peaks.marks], panel.scale
+    values = [scaled(value, scale) for value in panel.values]
+    low, high = [v.low for v in values], [v.high for v in values]
     axes.axvline(epochs_of(peaks.mean), color=BLACK, lw=1.1, ls=(0, (4, 3)), zorder=1)
     axes.fill_between(x, low, high, color=BLUE, alpha=0.13, lw=0, zorder=2)
-    axes.plot(x, [scale.factor * v.value for v in values], color=BLUE, lw=1.5, zorder=3)
-    best = scale.factor * read(peak).value
-    axes.plot(epochs_of(peak), best, marker="^", ms=8, color=VERMILLION, ls="none", zorder=4)
+    axes.plot(x, [v.value for v in values], color=BLUE, lw=1.5, zorder=3)
+    best = values[peaks.marks.index(panel.peak)].value
+    axes.plot(epochs_of(panel.peak), best, marker="^", ms=8, color=VERMILLION, ls="none", zorder=4)
     if scale in (PERCENT, F1):
         axes.set_ylim(-4, 104)
         axes.set_yticks(range(0, 101, 25))

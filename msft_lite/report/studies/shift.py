@@ -95,9 +95,9 @@ def bifurcation_of(story: Story) -> Bifurcation:
     """
     if len(story.rollouts) < 3 or not story.rollouts[1].drops:
         raise LedgerError(
-            "the study shift: the run has no branches to compare, as no task was at its best before "
-            "the last mark, or there is one task alone; train longer by --epochs with --overwrite, "
-            "or give more tasks"
+            "the study shift: the run has no branches to compare, as no task was at its best "
+            "before the last mark, or there is one task alone; train longer by --epochs with "
+            "--overwrite, or give more tasks"
         )
     _, kept, left_out = story.rollouts[:3]
     optima = (Optimum(task, kept.peak(task), left_out.peak(task)) for task in left_out.tasks)
@@ -142,8 +142,8 @@ def _grid(story: Story, fork: Bifurcation) -> Grid:
         f"Optima with all tasks and without {fork.task}",
         ("Task ", "With, epoch", "Score there", "Without, epoch", "Score there", "Shift, epochs"),
         (*rows, total),
-        (f"Both branches begin at epoch {epochs_of(fork.fork):g}, where {fork.task} was best in the "
-         "first roll-out, each with a new optimizer. Epochs are passes over the task's own rows, "
+        (f"Both branches begin at epoch {epochs_of(fork.fork):g}, where {fork.task} was best in "
+         "the first roll-out, each with a new optimizer. Epochs are passes over the task's own rows, "
          "from the base. An optimum is the branch's earliest mark with the best score, the fork "
          "included. Last row: the mean of the shifts without their signs.",
          *ends_text(at_end), *steering_notes(story)),
