@@ -143,9 +143,9 @@ def _grid(story: Story, fork: Bifurcation) -> Grid:
         ("Task ", "With, epoch", "Score there", "Without, epoch", "Score there", "Shift, epochs"),
         (*rows, total),
         (f"Both branches begin at epoch {epochs_of(fork.fork):g}, where {fork.task} was best in "
-         "the first roll-out, each with a new optimizer. Epochs are passes over the task's own rows, "
-         "from the base. An optimum is the branch's earliest mark with the best score, the fork "
-         "included. Last row: the mean of the shifts without their signs.",
+         "the first roll-out, each with a new optimizer. Epochs are passes over the task's own "
+         "rows, from the base. An optimum is the branch's earliest mark with the best score, the "
+         "fork included. Last row: the mean of the shifts without their signs.",
          *ends_text(at_end), *steering_notes(story)),
         has_total=True,
     )  # fmt: skip
