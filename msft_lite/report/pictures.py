@@ -87,7 +87,9 @@ def arms(estimate: Estimate) -> list[list[float]]:
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Writes ``names`` beside the rows of ``axes``, the first at the bottom."""
     axes.set_yticks(range(len(names)))
-    set_names(axes.set_yticklabels(names), names)
+    # Ticks are given their texts anew when they are drawn, so those must be right from the start.
+    for label in axes.set_yticklabels([drawable(name) for name in names]):
+        label.set_parse_math(False)
     axes.set_ylim(-0.6, len(names) - 0.4)
 
 

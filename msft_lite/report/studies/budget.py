@@ -165,7 +165,7 @@ def _draw_spent(axes: Axes, ordered: tuple[Budget, ...]) -> None:
         )  # fmt: skip
     lowest, highest = min(0.0, *(e.extra for e in ordered)), max(0.0, *(e.extra for e in ordered))
     # Room on the right for what is written beside the longest bar.
-    axes.set_xlim(lowest - 0.08 * most, highest + 0.85 * (highest - lowest or most))
+    axes.set_xlim(lowest - 0.08 * most, highest + 0.7 * (highest - lowest or most))
 
 
 def _finish(axes: Axes, title: str) -> None:

@@ -95,8 +95,8 @@ def heterogeneity(stories: Stories) -> Study:
     peaks = peaks_of(story)
     return Study(
         name="heterogeneity",
-        headline=f"the tasks' peaks lie {peaks.mean_distance:.2f} epochs from the mean's in the "
-        "mean",
+        headline=f"the tasks' peaks lie {peaks.mean_distance:.2f} epochs from the mean's on "
+        "average",
         grids=(_grid(story, peaks),),
         pictures=(
             Picture("peaks", lambda: _peaks_figure(peaks)),
@@ -156,7 +156,7 @@ def _peaks_figure(peaks: Peaks) -> Figure:
     """Returns a row a task: its peak, and a line to the peak of the mean."""
     ordered = sorted(peaks.tasks, key=lambda task: -epochs_of(peaks.tasks[task]))
     figure = new_figure(
-        8.0, 1.9 + 0.34 * len(ordered),
+        8.0, 2.2 + 0.34 * len(ordered),
         f"Where each task is at its best: on average {peaks.mean_distance:.2f} epochs from the "
         "mean's peak",
     )  # fmt: skip
@@ -177,10 +177,11 @@ def _peaks_figure(peaks: Peaks) -> Figure:
         )  # fmt: skip
     name_rows(axes, ordered)
     axes.set_xlim(-0.03 * end, 1.03 * end)
-    axes.set_xlabel(
-        f"epochs of training; dashed: peak of the mean over tasks, epoch {centre:g}\n"
-        "right: epochs after that peak; hollow: the run's last mark, a later peak is possible",
-        fontsize=9,
+    axes.set_xlabel("epochs of training", fontsize=9)
+    figure.supxlabel(
+        f"dashed: peak of the mean over tasks, epoch {centre:g}; right: epochs after that peak\n"
+        "hollow: the last mark of the run, so that a later peak is possible",
+        fontsize=8.5,
     )
     clean(axes)
     return figure

@@ -133,7 +133,7 @@ def _figure(cells: tuple[Cell, ...]) -> Figure:
     last = cells[-1].comparison
     unit = better_up(whole_scale(last))
     figure = new_figure(
-        8.0, 1.8 + 0.45 * len(cells), f"msft against sft as tasks and rows grow{steered(last)}"
+        8.0, 2.1 + 0.45 * len(cells), f"msft against sft as tasks and rows grow{steered(last)}"
     )
     axes = figure.subplots()
     axes.axvline(0, color=ZERO, lw=1.0, zorder=1)
@@ -149,11 +149,11 @@ def _figure(cells: tuple[Cell, ...]) -> Figure:
         if place and cell.tasks != ordered[place - 1].tasks:
             axes.axhline(place - 0.5, color=GRID, lw=0.8, zorder=0.5)
     name_rows(axes, [cell.name for cell in ordered])
-    axes.set_xlabel(
-        f"{DIFFERENCE_UNITS[whole_scale(last)]}, mean over the tasks, with 95 % interval; right: "
-        "msft is better\nfull mark: the interval leaves out 0 (not corrected for several "
-        "comparisons)",
-        fontsize=9,
+    axes.set_xlabel(f"{DIFFERENCE_UNITS[whole_scale(last)]}, mean over the tasks", fontsize=9)
+    figure.supxlabel(
+        "right of the line: msft is better; lines: 95 % intervals; full mark: the interval leaves "
+        "out 0\n(not corrected for several comparisons)",
+        fontsize=8.5,
     )
     clean(axes)
     return figure

@@ -110,8 +110,8 @@ def shift(stories: Stories) -> Study:
     fork = bifurcation_of(story)
     return Study(
         name="shift",
-        headline=f"without {fork.task} the other tasks' optima lie {fork.mean_shift:.2f} epochs "
-        "elsewhere in the mean",
+        headline=f'without "{fork.task}" the optima of the other tasks move by '
+        f"{fork.mean_shift:.2f} epochs on average",
         grids=(_grid(story, fork),),
         pictures=(
             Picture("shifts", lambda: _shifts_figure(fork)),
@@ -139,10 +139,10 @@ def _grid(story: Story, fork: Bifurcation) -> Grid:
     at_end = [o.task for o in fork.optima if o.kept is ends[0] or o.left_out is ends[1]]
     total = (MEAN, "", "", "", "", f"{fork.mean_shift:.2f} off")
     return Grid(
-        f"Optima with all tasks and without {fork.task}",
+        f'Optima with all tasks and without "{fork.task}"',
         ("Task ", "With, epoch", "Score there", "Without, epoch", "Score there", "Shift, epochs"),
         (*rows, total),
-        (f"Both branches begin at epoch {epochs_of(fork.fork):g}, where {fork.task} was best in "
+        (f"Both branches begin at epoch {epochs_of(fork.fork):g}, where that task was best in "
          "the first roll-out, each with a new optimizer. Epochs are passes over the task's own "
          "rows, from the base. An optimum is the branch's earliest mark with the best score, the "
          "fork included. Last row: the mean of the shifts without their signs.",
@@ -177,8 +177,8 @@ def _shifts_figure(fork: Bifurcation) -> Figure:
     ordered = sorted(fork.optima, key=lambda optimum: (-epochs_of(optimum.kept), optimum.task))
     figure = new_figure(
         8.0, 2.2 + 0.36 * len(ordered),
-        f"Best moments without {drawable(fork.task)}: {fork.mean_shift:.2f} epochs elsewhere in "
-        "the mean",
+        f'Best moments without the task "{drawable(fork.task)}": they move by '
+        f"{fork.mean_shift:.2f} epochs on average",
     )  # fmt: skip
     axes = figure.subplots()
     axes.axvline(epochs_of(fork.fork), color=BLACK, lw=1.2, ls=(0, (4, 3)), zorder=1)
@@ -212,7 +212,8 @@ def _branches_figure(story: Story, fork: Bifurcation) -> Figure:
     rows = ceil(len(fork.optima) / columns)
     figure = new_figure(
         max(8.0, _PANEL_INCHES[0] * columns), 1.3 + _PANEL_INCHES[1] * rows,
-        f"Scores with all tasks and without {drawable(fork.task)}, {story.setting.steer_on} split",
+        f'Scores with all tasks and without "{drawable(fork.task)}", '
+        f"{story.setting.steer_on} split",
     )  # fmt: skip
     grid = figure.subplots(rows, columns, squeeze=False)
     for number in range(rows * columns):
@@ -230,7 +231,9 @@ def _branches_figure(story: Story, fork: Bifurcation) -> Figure:
             axes.set_yticks(range(0, 101, 25))
         axes.set_title(drawable(optimum.task), fontsize=9.5, loc="left", parse_math=False)
         axes.set_ylabel(UNITS[scale] if number % columns == 0 else "", fontsize=8.5)
-        axes.set_xlabel("epochs" if number + columns >= len(fork.optima) else "", fontsize=8.5)
+        axes.set_xlabel(
+            "epochs from the base" if number + columns >= len(fork.optima) else "", fontsize=8.5
+        )
         clean(axes, "y")
     _legend(figure, fork, is_line=True)
     return figure
@@ -263,10 +266,12 @@ def _legend(figure: Figure, fork: Bifurcation, *, is_line: bool) -> None:
         Line2D([], [], color=VERMILLION, marker="D", ms=5.5, ls=left_out),
     ]
     dropped = drawable(fork.task)
-    names = ["best with all tasks", f"best without {dropped}"]
+    names = ["best with all tasks", f'best without "{dropped}"']
+    if is_line:
+        names = ["with all tasks, its best marked", f'without "{dropped}", its best marked']
     if not is_line:
         handles.append(Line2D([], [], color=BLACK, ls=(0, (4, 3)), lw=1.2))
-        names.append(f"fork: {dropped} was best")
+        names.append(f'fork: "{dropped}" was best')
     legend = figure.legend(
         handles, ["-"] * len(handles), loc="outside lower center", ncols=3, fontsize=9,
         frameon=False,

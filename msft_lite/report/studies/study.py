@@ -11,7 +11,6 @@ from msft_lite.report.intervals import Estimate
 from msft_lite.report.scale import Scale
 from msft_lite.report.story import Mark, Story
 from msft_lite.report.tables import Grid
-from msft_lite.report.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,8 +107,8 @@ def steering_notes(story: Story) -> list[str]:
     span = f"{min(rows):,}" if min(rows) == max(rows) else f"{min(rows):,} to {max(rows):,}"
     return [
         f"Scores are of the {split} rows ({span} a task) that steer the run. A peak is the best of "
-        f"{counted(len(story.marks), 'mark')}, picked partly for its luck: on few rows it moves by "
-        "chance, and so does what is told of it. One seed."
+        "many marks, picked partly for its luck: on few rows it moves by chance, and so does what "
+        "is told of it. One seed."
     ]
 
 

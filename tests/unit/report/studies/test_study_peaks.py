@@ -24,7 +24,7 @@ def test_every_task_is_measured_from_the_peak_of_the_mean(sft: Story) -> None:
     assert numbers(study, "peak_epoch") == {"a": 0.25, "b": 1.0, "c": 0.5, "": 0.75}
     assert numbers(study, "epochs_after_mean_peak") == {"a": -0.5, "b": 0.25, "c": -0.25}
     assert numbers(study, "mean_distance_epochs") == {"": pytest.approx(1 / 3)}
-    assert study.headline == "the tasks' peaks lie 0.33 epochs from the mean's in the mean"
+    assert study.headline == "the tasks' peaks lie 0.33 epochs from the mean's on average"
 
 
 def test_the_table_of_peaks_is_in_their_order_and_names_the_open_end(sft: Story) -> None:
