@@ -87,6 +87,11 @@ class Losses:
         """How many of those have a loss below sft's."""
         return sum(place.other is not None and place.loss < place.other for place in self.compared)
 
+    @property
+    def equal(self) -> int:
+        """How many have the same loss, as where both runs are still one and the same training."""
+        return sum(place.loss == place.other for place in self.compared)
+
 
 def losses_of(sft: Story, msft: Story) -> Losses:
     """Returns the losses over FLOPs of training, or over tokens where the FLOPs are unknown."""
@@ -158,7 +163,7 @@ def loss(stories: Stories) -> Study:
     return Study(
         name="loss",
         headline=f"msft's training loss is below sft's, on the same tasks at the same compute, at "
-        f"{found.below} of {counted(len(found.compared), 'mark')}",
+        f"{found.below} of {counted(len(found.compared), 'mark')} and the same at {found.equal}",
         grids=(_grid(found),),
         pictures=(Picture("losses", lambda: _figure(found)),),
         lines=tuple(_lines(found)),
@@ -190,6 +195,7 @@ def _grid(found: Losses) -> Grid:
          "training and probes, rolled-back stretches included. sft, same tasks: its loss on the "
          "tasks of the roll-out at the same compute, on a straight line between its marks; a dash: "
          "it has none there.",
+         "The first roll-out is the same training as sft's, as far as it goes.",
          f"sft ended at {last.spent:,.2f} {found.unit} with {last.loss:.4f}. A training loss says "
          "how far rows are learnt by heart, not how well others are answered.",
          "One seed."),

@@ -117,7 +117,7 @@ def test_losses_are_compared_on_the_same_tasks_at_the_same_compute(
     # a of sft lies at 2.5 between 3 and 2, at 2, and at 1.5 between 2 and 1.
     assert [place.other for place in places] == pytest.approx([3, 2.5, 2.5, 2, 1.5])
     study = loss(lossy)
-    assert study.headline.endswith("at 3 of 5 marks")
+    assert study.headline.endswith("at 3 of 5 marks and the same at 1")
     (grid,) = study.grids
     assert [row[3:] for row in grid.rows] == [
         ("2.0000", "2.5000", "-0.5000", "b"), ("1.0000", "1.5000", "-0.5000", "-"),
