@@ -242,7 +242,7 @@ def _figure(found: Losses) -> Figure:
     axes.set_ylabel("mean loss, nats per answer token", fontsize=9)
     names = "\n".join("   ".join(line) for line in lines)
     axes.set_xlabel(
-        f"{found.unit} of training, rolled-back stretches included"
+        f"{found.unit} of training, rolled-back stretches included; after a gap: the next roll-out"
         + (f"\nleft at the numbered lines:  {names}" if names else ""),
         fontsize=9, parse_math=False,
     )  # fmt: skip
