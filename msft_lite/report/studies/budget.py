@@ -47,7 +47,7 @@ class Budget:
     """What a run came to against sft.
 
     Attributes:
-        name: of the run, such as ``msft, C = 3``.
+        name: such as ``C = 3``.
         difference: of the mean score.
         spent: in the study's unit of compute.
         extra: that without what sft spent.
@@ -70,7 +70,7 @@ def budgets_of(comparison: Comparison) -> tuple[tuple[Budget, ...], float, str]:
     found = tuple(
         Budget(
             label=system.label,
-            name=f"{system.method}, C = {system.label.rpartition('-')[2]}",
+            name=f"C = {system.label.rpartition('-')[2]}",
             difference=system.mean.difference,
             spent=spent[system.label],
             extra=spent[system.label] - base,
@@ -106,8 +106,8 @@ def _grid(comparison: Comparison, found: tuple[Budget, ...], base: float, unit: 
     short = unit.partition(" of ")[0]
     means = {s.label: scale.interval(s.mean.score) for s in comparison.systems}
     rows = [
-        (each.name, means[each.label], scale.difference(each.difference), f"{each.spent:,.2f}",
-         signed(each.extra), f"{each.share:.2f}")
+        (f"msft, {each.name}", means[each.label], scale.difference(each.difference),
+         f"{each.spent:,.2f}", signed(each.extra), f"{each.share:.2f}")
         for each in found
     ]  # fmt: skip
     first = (comparison.reference, means[comparison.reference], "-", f"{base:,.2f}", "-", "1.00")
@@ -134,7 +134,7 @@ def _lines(comparison: Comparison, found: tuple[Budget, ...], base: float, unit:
 def _figure(comparison: Comparison, found: tuple[Budget, ...], base: float, unit: str) -> Figure:
     """Returns two panels with a row a budget: score and compute against sft."""
     figure = new_figure(
-        9.5, 2.3 + 0.5 * len(found), f"Budget of a stage: msft against sft{steered(comparison)}"
+        9.5, 2.6 + 0.5 * len(found), f"Budget of a stage: msft against sft{steered(comparison)}"
     )
     left, right = figure.subplots(1, 2, sharey=True)
     ordered = found[::-1]
@@ -151,6 +151,11 @@ def _figure(comparison: Comparison, found: tuple[Budget, ...], base: float, unit
     short = unit.partition(" of ")[0]
     _finish(right, f"Training compute (sft: {base:,.2f} {short})")
     right.set_xlabel(f"{short} against sft; left is cheaper", fontsize=9)
+    figure.supxlabel(
+        "C: epochs of a stage; full mark: the interval leaves out 0 (not corrected for several "
+        "comparisons)",
+        fontsize=8.5,
+    )
     return figure
 
 

@@ -35,9 +35,7 @@ def test_a_budget_has_its_score_and_compute_against_sft(swept: dict[str, Story])
         ("msft, C = 3", "47.5", "-2.5", "18.00", "+6.00", "1.50"),
     ]
     assert grid.columns[3] == "Spent, TFLOPs"
-    assert study.headline == (
-        "mean score against sft: +5.0 at msft, C = 1, -2.5 at msft, C = 3; best at msft, C = 1"
-    )
+    assert study.headline == ("mean score against sft: +5.0 at C = 1, -2.5 at C = 3; best at C = 1")
     line = next(x for x in study.lines if x.measure == "difference to sft")
     assert line.value == pytest.approx(0.05)
     assert line.low is not None and line.high is not None
