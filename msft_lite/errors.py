@@ -50,6 +50,10 @@ class OutputFolderError(MsftError):
     """The output folder is in use or holds no run."""
 
 
+class AddressError(MsftError):
+    """The page of a run cannot be served at the wanted port."""
+
+
 class Interrupted(MsftError):
     """The user stopped the run at a safe point."""
 

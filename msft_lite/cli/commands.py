@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,10 +163,27 @@ def tasks(
 
 
 @app.command()
-def report(run_folder: RunFolder) -> None:
+def report(
+    run_folder: RunFolder,
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the page of the run, kept up to date.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="Port of --watch; any free one without."),
+    ] = None,
+) -> None:
     """Write and print the report of a run, finished or not."""
+    if port is not None and not watch:
+        raise typer.BadParameter("--port is for --watch")
     with told_errors():
-        _report(run_folder)
+        if watch:
+            from msft_lite.report.page.serve import watch_page
+
+            watch_page(run_folder, port=port or 0, say=partial(print, flush=True))
+        else:
+            _report(run_folder)
 
 
 @app.command()

@@ -45,6 +45,8 @@ def _totals(found: Plan) -> list[tuple[str, str]]:
         ("optimizer steps", f"{tally.steps:,}"),
         ("training rows", f"{sum(tally.rows.values()):,}"),
         ("training tokens", f"{found.train_tokens:,}"),
+        *([("rows of probing steps", f"{tally.probed_rows:,}")] if tally.probed_rows else []),
+        *([("rows read for the method", f"{tally.read_rows:,}")] if tally.read_rows else []),
         ("evaluations", f"{tally.evaluations:,}"),
         ("generated tokens, at most", f"{found.generated_tokens_at_most:,}"),
         ("snapshots kept at a time, at most", f"{tally.snapshots_alive:,}"),

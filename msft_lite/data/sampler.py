@@ -122,7 +122,7 @@ def draw(
         clock: sizes of the tasks and length of an epoch.
 
     Raises:
-        DataError: the interval holds fewer rows than batches.
+        DataError: a mark interval holds fewer rows than batches.
     """
     if mixture.iid:
         return _independent(cursor, steps, seed=seed, mixture=mixture, clock=clock)
@@ -204,10 +204,13 @@ def _independent(
 
     They are as large as those of one pass over every task, and depend on the number of the step
     alone, however many steps are asked for at a time.
+
+    Raises:
+        DataError: a step would get no row.
     """
-    pace = Fraction(
-        sum(clock.sizes.values()), clock.marks_per_epoch * clock.steps_per_mark(mixture)
-    )
+    whole, steps_per_mark = sum(clock.sizes.values()), clock.steps_per_mark(mixture)
+    _check_rows(whole // clock.marks_per_epoch, steps_per_mark)
+    pace = Fraction(whole, clock.marks_per_epoch * steps_per_mark)  # rows of a step
     edges = [math.floor(pace * step) for step in range(cursor.steps, cursor.steps + steps + 1)]
     ladder = list(itertools.accumulate(share * clock.sizes[task] for task, share in mixture.share))
     label = (seed, cursor.key)
@@ -229,14 +232,18 @@ def _independent_row(
 
 
 def _spread(rows: list[RowId], count: int) -> tuple[Batch, ...]:
-    if len(rows) < count:
+    _check_rows(len(rows), count)
+    edges = [len(rows) * step // count for step in range(count + 1)]
+    return tuple(tuple(rows[first:last]) for first, last in itertools.pairwise(edges))
+
+
+def _check_rows(rows: int, steps: int) -> None:
+    if rows < steps:
         raise DataError(
-            f"the tasks hold too few rows: a mark interval draws {len(rows)} rows for {count} "
+            f"the tasks hold too few rows: a mark interval draws {rows} rows for {steps} "
             "optimizer steps; give the tasks more rows or make the batch larger "
             "(train.per_device_train_batch_size, train.gradient_accumulation_steps)"
         )
-    edges = [len(rows) * step // count for step in range(count + 1)]
-    return tuple(tuple(rows[first:last]) for first, last in itertools.pairwise(edges))
 
 
 def _round_half_up(value: Fraction) -> int:

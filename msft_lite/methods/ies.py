@@ -44,7 +44,7 @@ def ies(clock: Clock, options: IesOptions) -> Method:
 
     Source: Yuan et al., ICLR 2025, arXiv 2502.07547, Algorithm 1, without smoothing. Ours: losses
     are taken after an epoch without dropout, so the first row can be left out in the fourth epoch;
-    training ends early when there are fewer rows left than optimizer steps.
+    training ends early when so few rows are left that an optimizer step might get none.
     """
     mixture = Mixture.of(clock.tasks)
     head = ROOT
@@ -63,14 +63,14 @@ def ies(clock: Clock, options: IesOptions) -> Method:
         head = trace.end.snapshot
         past = [*past[-2:], trace.after]
         mixture = Mixture(mixture.share, skip=frozenset(mastered(past, options.delta)))
-        if not has_rows_for_every_step(clock, mixture):
+        if mixture.skip and not has_rows_for_every_step(clock, mixture):
             note = f"ended after {epoch} epochs, as next to all rows were mastered"
             return Verdict(best_point(seen).snapshot, note=note)
     return Verdict(best_point(seen).snapshot)
 
 
 def has_rows_for_every_step(clock: Clock, mixture: Mixture) -> bool:
-    """Returns whether no optimizer step of ``mixture`` would be without a row."""
+    """Returns whether every optimizer step of ``mixture`` is sure to get a row."""
     left = clock.rows_left(mixture).values()
     return sum(rows // clock.marks_per_epoch for rows in left) >= clock.steps_per_mark(mixture)
 

@@ -47,8 +47,8 @@ def shift(clock: Clock, options: ShiftOptions) -> Method:
     mark, task = min((peak.mark, task) for task, peak in peaks.items())
     others = Mixture.of(other for other in clock.tasks if other != task)
     if mark == count or not others.tasks:
-        note = "no branches: no task is best before the last mark, or there is one task alone"
-        return Verdict(best_point(seen).snapshot, note=note)
+        why = "no task is best before the last mark" if others.tasks else "there is one task alone"
+        return Verdict(best_point(seen).snapshot, note=f"no branches: {why}")
     start = peaks[task].snapshot
     drops: tuple[Drop, ...] = ()
     for branch in (mixture, others):

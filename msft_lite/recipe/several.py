@@ -20,7 +20,7 @@ _NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9.]+")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One run of a comparison; ``label`` tells its method and options, without the seed."""
+    """One run of a comparison; ``label`` tells its method from the others, without the seed."""
 
     label: str
     recipe: Recipe
@@ -65,7 +65,8 @@ def _methods(value: object, path: Path) -> dict[str, Mapping[str, Any]]:
             f"{path}: methods = {value!r}: needed is a list of names, or of tables with a name, "
             'such as ["sft", { name = "msft", budget = 1 }]'
         )
-    found = {_label(table): table for table in tables}
+    names = [table["name"] for table in tables]
+    found = {_label(table, is_alone=names.count(table["name"]) == 1): table for table in tables}
     if len(found) < len(tables):
         raise RecipeError(f"{path}: methods = {value!r} names one twice; take it out")
     return found
@@ -75,10 +76,11 @@ def _is_named(table: object) -> bool:
     return isinstance(table, dict) and isinstance(cast(dict[str, Any], table).get("name"), str)
 
 
-def _label(method: Mapping[str, Any]) -> str:
-    """Returns the name with the options that are given: ``msft-budget-1``."""
-    options = [part for key, value in method.items() if key != "name" for part in (key, str(value))]
-    return "-".join(_NOT_IN_LABELS.sub("_", part) for part in (method["name"], *options))
+def _label(method: Mapping[str, Any], *, is_alone: bool) -> str:
+    """Returns the name, with the options that are given if others have it: ``msft-budget-1``."""
+    options = [] if is_alone else [(key, str(v)) for key, v in method.items() if key != "name"]
+    parts = (method["name"], *(part for option in options for part in option))
+    return "-".join(_NOT_IN_LABELS.sub("_", part) for part in parts)
 
 
 def method_table(document: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 from rich.console import Console
 from rich.text import Text
 
 from msft_lite.errors import StorageError
-from msft_lite.report.figures import write_figures
+from msft_lite.report.figures import Picture, write_figures
+from msft_lite.report.page import write_page
 from msft_lite.report.plain import finish_line
+from msft_lite.report.settings import settings_rows
 from msft_lite.report.story import Story
 from msft_lite.report.summary import summary
 from msft_lite.report.tables import Grid, all_grids, markdown_table, printed_grids, rich_grid
@@ -23,7 +23,7 @@ LEDGER_NAME = "ledger.jsonl"
 
 
 def write_report(run_folder: Path) -> Path:
-    """Writes summary.json, report.md and figures/*.png into ``run_folder``.
+    """Writes summary.json, report.md, report.html and figures/ into ``run_folder``.
 
     Works on unfinished runs too.
 
@@ -39,6 +39,7 @@ def write_report(run_folder: Path) -> Path:
         _write(run_folder / "summary.json", _json(summary(story)))
         figures = write_figures(story, run_folder / "figures")
         _write(run_folder / "report.md", _markdown(story, figures))
+        write_page(run_folder)
     except OSError as error:
         raise StorageError(
             f"{error.filename or run_folder}: cannot write the report: {error.strerror}; mend "
@@ -86,14 +87,14 @@ def _write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def _markdown(story: Story, figures: tuple[Path, ...]) -> str:
+def _markdown(story: Story, figures: tuple[Picture, ...]) -> str:
     parts = [
         f"# Report of a run with {markdown_text(story.setting.method)}\n",
         f"{markdown_text(state_text(story))}.\n",
         *(markdown_table(grid) for grid in all_grids(story)),
         _decisions(story),
         _figures(figures),
-        markdown_table(_settings(story)),
+        markdown_table(Grid("Settings", ("Setting ", "Value "), tuple(settings_rows(story)))),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -107,33 +108,15 @@ def _decisions(story: Story) -> str:
     return "## Why tasks were dropped\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def _figures(figures: tuple[Path, ...]) -> str:
+def _figures(figures: tuple[Picture, ...]) -> str:
     if not figures:
         return ""
-    lines = [f"![{path.stem}](figures/{path.name})" for path in figures]
+    lines = [
+        f"![{name}](figures/{name}.png)\n\n{caption} As SVG: [{name}.svg](figures/{name}.svg)"
+        for name, caption in ((figure.path.stem, figure.caption) for figure in figures)
+    ]
     note = (
         "Left to right is the order of training; an epoch is one pass over the tasks still active. "
         "Every point is one evaluation; nothing is smoothed."
     )
     return "\n\n".join(["## Figures", *lines, note]) + "\n"
-
-
-def _settings(story: Story) -> Grid:
-    own = {
-        "method": story.setting.method,
-        "seed": story.setting.seed,
-        "rows that steer": story.setting.steer_on,
-        "marks per epoch": story.setting.marks_per_epoch,
-    }
-    rows = [
-        row for key, value in {**own, **story.setting.facts}.items() for row in _flat(key, value)
-    ]
-    return Grid("Settings", ("Setting ", "Value "), tuple(rows))
-
-
-def _flat(key: str, value: object) -> list[tuple[str, str]]:
-    """Returns a row for ``value``, or one for each of its entries if it is an object."""
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[str, object]", value).items()
-        return [row for name, entry in entries for row in _flat(f"{key}.{name}", entry)]
-    return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]

@@ -160,13 +160,13 @@ def control_grid(story: Story) -> Grid:
     notes += _scale_notes(story.setting.steering_metrics().values())
     if story.finish is None:
         notes.append("The run is not finished.")
-    unit = _steering_scale(story).unit
+    unit, best = _steering_scale(story).unit, story.best
     return Grid(
         f"{split} split: what steered the run",
         ("Task ", f"{split} rows", f"Base {unit}", f"Own best {unit}", "At ",
          f"Returned {unit}" if story.finish else f"Best mean {unit}", "Status "),
-        (*(_control_row(story, task) for task in story.tasks),
-         _control_mean(story)),
+        (*(_control_row(story, task, best) for task in story.tasks),
+         _control_mean(story, best)),
         tuple(notes),
         has_total=True,
     )  # fmt: skip
@@ -177,7 +177,7 @@ def _steering_scale(story: Story) -> Scale:
     return scale_of(story.setting.steering_metrics().values())
 
 
-def _control_row(story: Story, task: TaskRows) -> tuple[str, ...]:
+def _control_row(story: Story, task: TaskRows, best: Mark | None) -> tuple[str, ...]:
     peak = story.peak(task.name)
     scale = scale_of([story.setting.steering_metrics()[task.name]])
     return (
@@ -186,7 +186,7 @@ def _control_row(story: Story, task: TaskRows) -> tuple[str, ...]:
         _at(story.base, task.name, scale),
         _at(peak, task.name, scale),
         short_place(peak),
-        _at(story.best, task.name, scale),
+        _at(best, task.name, scale),
         standing_text(story.standing(task.name)),
     )
 
@@ -200,7 +200,7 @@ def _at(mark: Mark | None, task: str, scale: Scale) -> str:
     return "-" if mark is None else _interval(mark.scores[task], scale)
 
 
-def _control_mean(story: Story) -> tuple[str, ...]:
+def _control_mean(story: Story, best: Mark | None) -> tuple[str, ...]:
     best_mean = max(story.marks, key=lambda mark: mark.mean, default=None)
     scale = _steering_scale(story)
     return (
@@ -209,7 +209,7 @@ def _control_mean(story: Story) -> tuple[str, ...]:
         _mean_at(story.base, scale),
         _mean_at(best_mean, scale),
         short_place(best_mean),
-        _mean_at(story.best, scale),
+        _mean_at(best, scale),
         "",
     )
 

@@ -34,6 +34,8 @@ class Tally:
         stages: roll-outs.
         steps: optimizer steps.
         rows: training rows drawn, per task.
+        probed_rows: rows of steps that are undone.
+        read_rows: training rows whose loss the method asks for.
         evaluations: snapshots that are scored on the control rows.
         snapshots_written: in all.
         snapshots_alive: most at a time.
@@ -43,6 +45,8 @@ class Tally:
     stages: int
     steps: int
     rows: Mapping[str, int]
+    probed_rows: int
+    read_rows: int
     evaluations: int
     snapshots_written: int
     snapshots_alive: int
@@ -64,6 +68,7 @@ class AssumedWorld:
         self._scored: set[str] = set()
         self._drops: list[str] = []
         self._rows = dict.fromkeys(clock.tasks, 0)
+        self._probed = self._read = 0
         self._stages = self._rollouts = self._steps = self._written = 0
         self._alive: frozenset[str] = frozenset()
         self._most_alive = 0
@@ -97,8 +102,12 @@ class AssumedWorld:
         """Returns losses by which no row is mastered, and no task gains more than another."""
         tasks = request.mixture.tasks
         if request.audit == "probe":
+            rows = sum(min(self._clock.batch_rows, self._clock.sizes[task]) for task in tasks)
+            self._probed += rows
+            self._read += 2 * rows
             return (dict.fromkeys(tasks, (MILLION,)), dict.fromkeys(tasks, (0,)))
         if request.audit == "pool":
+            self._read += sum(self._clock.sizes.values())
             bent = self._rollouts**2 * MILLION
             return ({}, {task: (bent,) * self._clock.sizes[task] for task in tasks})
         return ()
@@ -117,6 +126,8 @@ class AssumedWorld:
             stages=self._stages,
             steps=self._steps,
             rows=self._rows,
+            probed_rows=self._probed,
+            read_rows=self._read,
             evaluations=len(self._scored),
             snapshots_written=self._written,
             snapshots_alive=self._most_alive,

@@ -82,8 +82,9 @@ class RunFolder:
             StorageError: the folder is read-only or gone.
         """
         files = (self.ledger, self.recipe, self.crash_copy, self.examples, self.engine_log)
+        made = ("summary.json", "report.md", "report.html")
         try:
-            for file in (*files, self.path / "summary.json", self.path / "report.md"):
+            for file in (*files, *(self.path / name for name in made)):
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot remove the run there: {error}") from None

@@ -84,6 +84,8 @@ def plan(recipe: Recipe) -> Plan:
         for task in _task_plans(recipe, settings, counter, notes)
     )
     notes += _estimates(recipe, counter, size)
+    if recipe.method.name == "ies":
+        notes.append("assumed: no row is mastered, so none is left out; a run will train on fewer")
     epochs = _horizon(recipe)
     tally = simulate(recipe, {task.name: task.train_rows for task in tasks}, epochs)
     evaluated = sum(

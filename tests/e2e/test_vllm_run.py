@@ -31,6 +31,7 @@ DOCUMENTED = {
     "engine.log",
     "summary.json",
     "report.md",
+    "report.html",
     "figures",
     "lock",
 }

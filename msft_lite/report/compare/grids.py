@@ -44,7 +44,7 @@ def methods_grid(comparison: Comparison) -> Grid:
     ]
     return Grid(
         f"Systems, {counted(len(comparison.tasks), 'task')}{steered(comparison)}",
-        ("System ", "Seeds", f"Mean {scale.unit}", "Sd over tasks", "First places",
+        ("System ", "With seed", f"Mean {scale.unit}", "Sd over tasks", "First places",
          f"Against {comparison.reference}"),
         tuple(rows),
         (BEST_NOTE, *score_notes(comparison), *_places_notes(comparison),

@@ -103,6 +103,14 @@ def test_all_tied_tasks_can_leave_together() -> None:
     assert [drop.task for drop in request.drops] == ["a", "b"]
 
 
+def test_of_all_that_fell_only_those_tied_first_leave_together() -> None:
+    method, _ = begin(drop_all_tied=True)
+    tied, later = [1, 2, 5, 3, 4], [1, 2, 3, 5, 4]
+    request = method.send(trace("s", b=tied, a=later, c=tied))
+    assert (request.start, request.mixture.tasks) == ("s2", ("a",))
+    assert [drop.task for drop in request.drops] == ["b", "c"]
+
+
 def test_optimizer_can_be_kept_after_the_first_stage() -> None:
     method, request = begin(keep_optimizer=True)
     assert request.fresh
@@ -189,7 +197,25 @@ def test_fall_probability_is_the_exact_binomial_tail(
     assert fall_probability(Score(before), Score(after)) == float(probability)
 
 
+def test_only_scores_on_the_same_rows_are_compared() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        fall_probability(Score("111"), Score("11"))
+
+
 def test_reason_gives_both_counts() -> None:
     method, _ = begin()
     request = method.send(trace("s", b=[1, 5, 4, 3, 2], a=[1, 2, 3, 4, 5], c=[1, 2, 3, 4, 5]))
     assert request.drops[0].reason == "best at mark 1 with 5/10, at the last mark 4 2/10"
+
+
+def test_defaults_are_the_released_code_s() -> None:
+    assert MsftOptions() == MsftOptions(
+        budget=3,
+        start_counts=True,
+        keep_optimizer=False,
+        drop_all_tied=False,
+        max_stages=None,
+        detector="peak",
+        alpha=0.05,
+    )
+    assert next(msft(CLOCK, MsftOptions())).marks == tuple(range(3, 37, 3))

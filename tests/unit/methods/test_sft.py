@@ -21,3 +21,8 @@ def test_one_rollout_and_its_earliest_best_mean() -> None:
     with pytest.raises(StopIteration) as done:
         method.send(Trace(tuple(points)))
     assert done.value.value.snapshot == "s2"
+
+
+def test_ten_epochs_unless_told_otherwise() -> None:
+    request = next(build_method("sft", Clock({"b": 64, "a": 32}, batch_rows=16), {}))
+    assert request.marks == tuple(range(2, 81, 2))

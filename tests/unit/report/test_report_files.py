@@ -46,7 +46,7 @@ def test_a_finished_run_gets_all_files(three_tasks: Builder, tmp_path: Path) -> 
     assert "1. b: best at mark 2 with 14/20, at the last mark 4 11/20" in text
     assert "| versions.torch | 2.13.0 |" in text
     assert {path.name for path in tmp_path.iterdir()} == {
-        "ledger.jsonl", "report.md", "summary.json", "figures",
+        "ledger.jsonl", "report.md", "report.html", "summary.json", "figures",
     }  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def test_timings_are_apart_from_results(three_tasks: Builder) -> None:
 
 def test_the_same_ledger_gives_the_same_bytes(build: Build, tmp_path: Path) -> None:
     run = build(["a"]).rollout({"a": [1, 5, 4]}).drop("a", 1).finish(1, 1, [1], [8])
-    names = ("summary.json", "report.md", "figures/scores.png", "figures/loss.png")
+    names = (
+        "summary.json", "report.md", "report.html", "figures/scores.png", "figures/loss.png",
+    )  # fmt: skip
     write_report(run.write(tmp_path))
     before = [(tmp_path / name).read_bytes() for name in names]
     write_report(tmp_path)

@@ -197,6 +197,8 @@ def test_many_tasks_fit_a_narrow_terminal_and_have_a_panel_each(build: Any, tmp_
     names = [f"medmcqa-subject-{number:02}" for number in range(21)]
     run = build(names)
     run.rollout({name: [2, 4, 6, 5, 4] for name in names}).finish(1, 2, [2] * 21, [6] * 21)
+    for row in run.rows[2:-1]:
+        row["train_loss"] = {}  # a second figure of as many panels would show nothing new
     story = tell(run.rows)
     printed: list[str] = []
     for grid in (report_grid(story), control_grid(story)):
@@ -205,12 +207,11 @@ def test_many_tasks_fit_a_narrow_terminal_and_have_a_panel_each(build: Any, tmp_
         printed.append(stream.getvalue())
     assert all(len(line) <= 80 for text in printed for line in text.splitlines())
     assert all(name in printed[0] for name in names)
-    scores, _ = write_figures(story, tmp_path)
-    assert scores.stat().st_size > 0
+    assert write_figures(story, tmp_path)[0].path.stat().st_size > 0
 
 
 def test_losses_are_drawn(three_tasks: Builder, tmp_path: Path) -> None:
     rows = graded(three_tasks.rows, -MILLION, kinds=("mark", "finish"))
     story = tell(started(rows, metric=dict.fromkeys("abc", "loss"), signal="loss"))
-    assert [path.name for path in write_figures(story, tmp_path)] == ["scores.png", "loss.png"]
+    assert [figure.path.stem for figure in write_figures(story, tmp_path)][:2] == ["scores", "loss"]
     assert json.dumps(summary(story))

@@ -154,3 +154,11 @@ def test_an_asked_end_comes_at_the_next_safe_point_and_loses_nothing(
     ours, theirs = (RunFolder(r.output_dir) for r in (recipe, whole))
     (name,) = [path.name for path in ours.best.glob("*.safetensors")]
     assert (ours.best / name).read_bytes() == (theirs.best / name).read_bytes()
+
+
+def test_what_a_report_made_goes_with_the_run_and_nothing_else(tmp_path: Path) -> None:
+    made = ("ledger.jsonl", "summary.json", "report.md", "report.html", "examples.json")
+    for name in (*made, "mine.html"):
+        (tmp_path / name).write_text("x")
+    RunFolder(tmp_path).clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
