@@ -20,6 +20,7 @@ from msft_lite.cli.exit_codes import USER_ERROR, told_errors
 if TYPE_CHECKING:
     from msft_lite.recipe import Recipe
     from msft_lite.run.folder import Mode
+    from msft_lite.run.study import Wanted
 
 app = typer.Typer(
     name="msft-lite",
@@ -223,6 +224,48 @@ def compare(
 
 
 @app.command()
+def study(  # noqa: PLR0913 - the parameters are the command's arguments
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="heterogeneity, shift, budget, scale, granularity, decomposition or loss.",
+        ),
+    ],
+    recipe: RecipePath,
+    changes: Changes = None,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs there.")] = False,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", help="Folder for NAME/, in place of the recipe's."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=1, help="Epochs of every method but msft; 10 by default."),
+    ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budgets", help="Budgets of msft in the study budget; 1,3,5 by default."),
+    ] = None,
+) -> None:
+    """Make a study of the paper: run what it needs, then its table and figures."""
+    if resume and overwrite:
+        raise typer.BadParameter("--resume and --overwrite exclude each other")
+    if budgets is not None and name != "budget":
+        raise typer.BadParameter("--budgets goes with the study budget alone")
+    given = (1, 3, 5) if budgets is None else _budgets(budgets)
+    with told_errors():
+        from msft_lite.recipe.studies import StudyOptions
+        from msft_lite.run.study import Wanted
+
+        options = StudyOptions(epochs, given)
+        wanted = Wanted(name, recipe, changes or [], output_dir, options)
+        _study(wanted, "resume" if resume else "overwrite" if overwrite else "new")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
     with told_errors():
@@ -298,3 +341,25 @@ def _compare(run_folders: list[Path], output_dir: Path | None) -> None:
     written = comparing.write_comparison(found, folder)
     comparing.print_comparison(found, console)
     console.print(f"comparison: {written}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _budgets(text: str) -> tuple[int, ...]:
+    """Returns the whole numbers in ``text``, which commas part."""
+    parts = [part.strip() for part in text.split(",")]
+    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(set(found)) < len(parts) or 0 in found:
+        raise typer.BadParameter(f"--budgets {text}: needed are different epochs, such as 1,3,5")
+    return found
+
+
+def _study(wanted: Wanted, mode: Mode) -> None:
+    _prepare_libraries()
+    from msft_lite.report.live import watcher
+    from msft_lite.report.studies import print_study, write_study
+    from msft_lite.run.study import make_study
+
+    console = Console()
+    found, folder = make_study(wanted, mode=mode, watch=lambda: watcher(console))
+    written = write_study(found, folder)
+    print_study(found, console)
+    console.print(f"study: {written}", soft_wrap=True, markup=False, highlight=False)

@@ -47,7 +47,11 @@ def load_several(path: Path, overrides: Sequence[str] = ()) -> tuple[Variant, ..
         for label, method in methods.items():
             folder = parent / label / (f"seed-{seed}" if len(seeds) > 1 else "")
             own = copy.deepcopy(document)
-            own |= {"method": _options(document, method), "seed": seed, "output_dir": str(folder)}
+            own |= {
+                "method": method_table(document, method),
+                "seed": seed,
+                "output_dir": str(folder),
+            }
             variants.append(Variant(label, draft.recipe(own)))
     return tuple(variants)
 
@@ -79,7 +83,11 @@ def _label(method: Mapping[str, Any], *, is_alone: bool) -> str:
     return "-".join(_NOT_IN_LABELS.sub("_", part) for part in parts)
 
 
-def _options(document: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+def method_table(document: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``method`` with the options that it leaves out and [method] of ``document`` has.
+
+    Those are all of them where both name one method, else ``signal`` alone.
+    """
     given = document.get("method", {})
     below = cast(dict[str, Any], given) if isinstance(given, dict) else {}
     if below.get("name", "msft") != method["name"]:

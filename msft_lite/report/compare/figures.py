@@ -5,43 +5,38 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msft_lite.report.compare.comparison import Comparison, System
 from msft_lite.report.compare.cost_grids import flops_unit
 from msft_lite.report.compare.grids import steered, whole_scale
-from msft_lite.report.intervals import Estimate
-from msft_lite.report.scale import F1, LOSS, OWN, PERCENT, Scale
+from msft_lite.report.pictures import (
+    COLOURS,
+    DIFFERENCE_UNITS,
+    GRID,
+    MARKERS,
+    MOST_COLUMNS,
+    UNITS,
+    ZERO,
+    arms,
+    clean,
+    draw_estimate,
+    drawable,
+    name_rows,
+    new_figure,
+    save,
+    scaled,
+    set_names,
+)
 from msft_lite.report.tables import MEAN
-from msft_lite.report.wording import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette without its yellow, which is faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_BLUE, _GRID, _ZERO = "#0072B2", "#D0D0D0", "#6A6A6A"
-_MOST_COLUMNS = 3
-_MOST_LABEL = 31  # characters of a name that a figure shows
-_UNITS = {
-    PERCENT: "correct, %",
-    F1: "F1",
-    LOSS: "loss in nats, lower is better",
-    OWN: "score",
-}
-_DIFFERENCE_UNITS = {
-    PERCENT: "percentage points",
-    F1: "points of F1",
-    LOSS: "nats of loss saved",
-    OWN: "difference of scores",
-}
 
 
 def write_figures(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
@@ -57,85 +52,62 @@ def write_figures(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
         ("spent", _spent),
     ]
     if comparison.others:
-        drawn.append(("differences", _differences))
-    return tuple(_save(draw(comparison), folder / f"{name}.png") for name, draw in drawn)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    from matplotlib import rc_context
-
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": path.stem}):
-        # A name in a script that the font lacks is drawn as boxes; that is no fault.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, format="png", metadata={"Software": None})
-        vector = path.with_suffix(".svg")
-        figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
-    return path
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
-    figure.suptitle(visible(title), fontsize=12, parse_math=False)
-    return figure
+        drawn.append(("differences", differences_figure))
+    return tuple(save(draw(comparison), folder / f"{name}.png") for name, draw in drawn)
 
 
 def _means(comparison: Comparison) -> Figure:
     """Returns the mean of every system with its interval, the best on top."""
     scale = whole_scale(comparison)
     ordered = sorted(comparison.systems, key=lambda system: system.mean.score.value)
-    figure = _figure(
+    figure = new_figure(
         8.0, 1.7 + 0.42 * len(ordered), f"Mean over tasks with 95 % interval{steered(comparison)}"
     )
     axes = figure.subplots()
     reference = scale.factor * comparison.reference_system.mean.score.value
-    axes.axvline(reference, color=_ZERO, lw=1.0, ls=(0, (4, 3)), zorder=1)
+    axes.axvline(reference, color=ZERO, lw=1.0, ls=(0, (4, 3)), zorder=1)
     for place, system in enumerate(ordered):
         is_reference = system.label == comparison.reference
-        _draw_estimate(axes, place, _scaled(system.mean.score, scale), is_full=not is_reference)
+        draw_estimate(axes, place, scaled(system.mean.score, scale), is_full=not is_reference)
         axes.annotate(
             scale.text(system.mean.score.value), (1.0, place),
             xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=9,
         )  # fmt: skip
-    _name_rows(axes, [_named(system) for system in ordered])
+    name_rows(axes, [_named(system) for system in ordered])
     axes.set_xlabel(
-        f"{_UNITS[scale]}; dashed line and hollow mark: {_drawable(comparison.reference)}\n"
+        f"{UNITS[scale]}; dashed line and hollow mark: {drawable(comparison.reference)}\n"
         "differences are of the same rows, so their own intervals say more than these",
         fontsize=9, parse_math=False,
     )  # fmt: skip
-    _clean(axes)
+    clean(axes)
     return figure
 
 
 def _spent(comparison: Comparison) -> Figure:
     """Returns mean score against training FLOPs, or tokens where FLOPs are unknown."""
     scale = whole_scale(comparison)
-    values, unit = _spending(comparison)
+    values, unit = spending(comparison)
     places, columns = side_by_side(values), 2 if _has_long_labels(comparison) else 4
     height = 4.4 + 0.22 * ceil(len(values) / columns)
-    figure = _figure(8.0, height, f"Mean score against what training took{steered(comparison)}")
+    figure = new_figure(8.0, height, f"Mean score against what training took{steered(comparison)}")
     axes = figure.subplots()
     for number, (system, value) in enumerate(zip(comparison.systems, places, strict=True)):
-        score = _scaled(system.mean.score, scale)
+        score = scaled(system.mean.score, scale)
         axes.errorbar(
-            value, score.value, yerr=_arms(score), color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKERS[number % len(_MARKERS)], ls="none", mec="white", mew=0.6,
+            value, score.value, yerr=arms(score), color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)], ls="none", mec="white", mew=0.6,
             ms=8, lw=1.1,
             label=str(number), zorder=3,
         )  # fmt: skip
     axes.set_xlim(left=0, right=1.06 * max(places) or 1.0)
-    axes.set_ylabel(f"mean over tasks: {_UNITS[scale]}", fontsize=9)
+    axes.set_ylabel(f"mean over tasks: {UNITS[scale]}", fontsize=9)
     moved = "" if places == values else "\nsystems that took the same stand side by side"
     axes.set_xlabel(f"{unit}{moved}", fontsize=9)
-    _clean(axes, "both")
+    clean(axes, "both")
     legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
-    for text, system in zip(legend.get_texts(), comparison.systems, strict=True):
-        # Set late: as a handle's label a name is mathematics, or hidden if it begins with _.
-        text.set_parse_math(False)
-        text.set_text(_named(system))
+    # Set late: as a handle's label a name is mathematics, or hidden if it begins with _.
+    set_names(legend.get_texts(), [_named(system) for system in comparison.systems])
     return figure
 
 
@@ -162,7 +134,7 @@ def side_by_side(values: Sequence[float]) -> list[float]:
     return found
 
 
-def _spending(comparison: Comparison) -> tuple[list[float], str]:
+def spending(comparison: Comparison) -> tuple[list[float], str]:
     """Returns what every system's training took, and what that is called."""
     flops = [system.costs.spent_flops for system in comparison.systems]
     known = [value for value in flops if value is not None]
@@ -176,13 +148,13 @@ def _spending(comparison: Comparison) -> tuple[list[float], str]:
     return [value / factor for value in known], unit
 
 
-def _differences(comparison: Comparison) -> Figure:
+def differences_figure(comparison: Comparison) -> Figure:
     """Returns a panel a system with the difference of every task and of the mean."""
-    others, reference = comparison.others, _drawable(comparison.reference)
-    columns = min(len(others), _MOST_COLUMNS)
+    others, reference = comparison.others, drawable(comparison.reference)
+    columns = min(len(others), MOST_COLUMNS)
     rows = ceil(len(others) / columns)
     names = [*comparison.tasks, MEAN] if len(comparison.tasks) > 1 else [*comparison.tasks]
-    figure = _figure(
+    figure = new_figure(
         max(8.0, 2.2 + 3.0 * columns), 1.3 + rows * (0.9 + 0.24 * len(names)),
         f"Difference to {reference} with 95 % interval{steered(comparison)}",
     )  # fmt: skip
@@ -195,8 +167,8 @@ def _differences(comparison: Comparison) -> Figure:
         _draw_differences(axes, comparison, others[number])
         if number + columns >= len(others):  # nothing stands below
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel(_DIFFERENCE_UNITS[whole_scale(comparison)], fontsize=8.5)
-    _name_rows(grid[0][0], names[::-1])
+            axes.set_xlabel(DIFFERENCE_UNITS[whole_scale(comparison)], fontsize=8.5)
+    name_rows(grid[0][0], names[::-1])
     figure.supxlabel(
         f"right of the line: better than {reference}; full mark: the interval leaves out 0 "
         "(not corrected for several comparisons)",
@@ -211,57 +183,17 @@ def _draw_differences(axes: Axes, comparison: Comparison, system: System) -> Non
     drawn = [system.tasks[task].difference for task in comparison.tasks]
     if len(drawn) > 1:
         drawn.append(system.mean.difference)
-        axes.axhline(0.5, color=_GRID, lw=0.8, zorder=0.5)
-    axes.axvline(0, color=_ZERO, lw=1.0, zorder=1)
+        axes.axhline(0.5, color=GRID, lw=0.8, zorder=0.5)
+    axes.axvline(0, color=ZERO, lw=1.0, zorder=1)
     for place, difference in enumerate(drawn[::-1]):
         is_full = not difference.low <= 0 <= difference.high
-        _draw_estimate(axes, place, _scaled(difference, scale), is_full=is_full)
-    axes.set_title(_drawable(system.label), fontsize=10, loc="left", parse_math=False)
-    _clean(axes)
-
-
-def _draw_estimate(axes: Axes, place: float, estimate: Estimate, *, is_full: bool) -> None:
-    """Draws a value and its interval on row ``place``; hollow unless ``is_full``."""
-    axes.errorbar(
-        estimate.value, place, xerr=_arms(estimate), marker="o", ms=6.5, color=_BLUE, lw=1.3,
-        mfc=_BLUE if is_full else "white", mec=_BLUE, mew=1.4, ls="none", zorder=3,
-    )  # fmt: skip
-
-
-def _scaled(estimate: Estimate, scale: Scale) -> Estimate:
-    low, high = sorted((scale.factor * estimate.low, scale.factor * estimate.high))
-    return Estimate(scale.factor * estimate.value, low, high)
-
-
-def _arms(estimate: Estimate) -> list[list[float]]:
-    """Returns the lengths to either side; a bootstrap's interval may leave out its value."""
-    below, above = estimate.value - estimate.low, estimate.high - estimate.value
-    return [[max(0.0, below)], [max(0.0, above)]]
-
-
-def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)))
-    for label in axes.set_yticklabels([_drawable(name) for name in names]):
-        label.set_parse_math(False)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-
-
-def _clean(axes: Axes, grid_axis: Literal["x", "both"] = "x") -> None:
-    axes.grid(visible=True, axis=grid_axis, color=_GRID, lw=0.6, zorder=0.2)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+        draw_estimate(axes, place, scaled(difference, scale), is_full=is_full)
+    axes.set_title(drawable(system.label), fontsize=10, loc="left", parse_math=False)
+    clean(axes)
 
 
 def _named(system: System) -> str:
     """Returns the label of a system, with the number of its seeds where there are several."""
     count = len(system.seeds)
-    label = _drawable(system.label)
+    label = drawable(system.label)
     return label if count == 1 else f"{label}, {count} seeds"
-
-
-def _drawable(name: str) -> str:
-    """Returns a name on one line, its middle left out where it would take the picture's room."""
-    shown, half = visible(name), _MOST_LABEL // 2
-    return shown if len(shown) <= _MOST_LABEL else f"{shown[:half]}…{shown[-half:]}"

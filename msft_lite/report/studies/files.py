@@ -1,0 +1,150 @@
+"""Where a study is written to, and how it is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.text import Text
+
+from msft_lite.errors import OutputFolderError, StorageError
+from msft_lite.report.compare.files import fitted
+from msft_lite.report.pictures import save
+from msft_lite.report.studies.study import Line, Study
+from msft_lite.report.tables import markdown_table, rich_grid
+from msft_lite.report.wording import markdown_text, visible
+
+KIND = "msft-lite study"
+FORMAT = 1
+NUMBERS = "study.json"  # written first: it says whose the folder's other files are
+TEXTS = ("study.md", "study.csv")
+FIGURES = "figures"
+COLUMNS = ("run", "task", "measure", "at", "value", "low", "high")
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins so for a formula
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder in which a study would replace what is none.
+
+    Raises:
+        OutputFolderError: a run is there, or a file of ours that no study wrote.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputFolderError(f"{folder} is a file: name a folder by --output-dir")
+    if (folder / "ledger.jsonl").exists():
+        raise OutputFolderError(f"{folder} holds a run: name another folder by --output-dir")
+    taken = [name for name in (NUMBERS, *TEXTS, FIGURES) if (folder / name).exists()]
+    if taken and not _is_ours(folder / NUMBERS):
+        raise OutputFolderError(
+            f"{folder}: {taken[0]} is there and is of no study; name another folder by --output-dir"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and cast("dict[str, Any]", found).get("kind") == KIND
+
+
+def write_study(study: Study, folder: Path) -> Path:
+    """Writes study.json, .md, .csv and figures/ into ``folder``, over those of an earlier study.
+
+    The same study gives the same files.
+
+    Returns:
+        The path of study.md.
+
+    Raises:
+        OutputFolderError: see `check_folder`.
+        StorageError: a file cannot be written.
+    """
+    check_folder(folder)
+    try:
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        _write(folder / NUMBERS, json_text(study))
+        figures = [save(p.draw(), folder / FIGURES / f"{p.name}.png") for p in study.pictures]
+        for name, text in zip(TEXTS, (_markdown(study, figures), csv_text(study)), strict=True):
+            _write(folder / name, text)
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename or folder}: cannot write the study: {error.strerror}; mend that and "
+            "write it again by --resume"
+        ) from None
+    return folder / TEXTS[0]
+
+
+def print_study(study: Study, console: Console) -> None:
+    """Prints the result and the tables; one that is too wide for the terminal in parts."""
+    console.print(Text(visible(_title(study)), style="bold"))
+    for note in study.notes:
+        console.print(Text(visible(note)), soft_wrap=True)
+    for grid in study.grids:
+        for part in fitted(grid, width=console.width):
+            console.print(rich_grid(part, width=console.width))
+
+
+def json_text(study: Study) -> str:
+    """Returns the content of study.json."""
+    content = {
+        "kind": KIND,
+        "format": FORMAT,
+        "study": study.name,
+        "headline": study.headline,
+        "notes": list(study.notes),
+        "numbers": [asdict(line) for line in study.lines],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def csv_text(study: Study) -> str:
+    """Returns the content of study.csv.
+
+    What a spreadsheet would take for a formula begins with an apostrophe.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_cells(line) for line in study.lines)
+    return stream.getvalue()
+
+
+def _cells(line: Line) -> list[str]:
+    texts = [visible(text) for text in (line.run, line.task, line.measure)]
+    numbers = (line.at, line.value, line.low, line.high)
+    return [
+        *(f"'{text}" if text.startswith(_FORMULA) else text for text in texts),
+        *("" if number is None else repr(number) for number in numbers),
+    ]
+
+
+def _title(study: Study) -> str:
+    return f"Study {study.name}: {study.headline}"
+
+
+def _markdown(study: Study, figures: Sequence[Path]) -> str:
+    notes = "".join(f"- {markdown_text(note)}\n" for note in study.notes)
+    pictures = "\n\n".join(f"![{path.stem}]({FIGURES}/{path.name})" for path in figures)
+    parts = [
+        f"# {markdown_text(_title(study))}\n",
+        notes,
+        f"{pictures}\n",
+        *(markdown_table(grid) for grid in study.grids),
+        "study.csv and study.json hold every number, scores as shares of 1 (a loss as a score is "
+        "negative); figures/ each figure as PNG and SVG.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes ``text``; a reader sees the old file or the whole new one."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
