@@ -29,6 +29,7 @@ DOCUMENTED = {
     "best.tmp",
     "best.old",
     "engine.log",
+    "examples.json",
     "summary.json",
     "report.md",
     "report.html",
