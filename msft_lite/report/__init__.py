@@ -17,6 +17,7 @@ from msft_lite.report.story import Story
 from msft_lite.report.summary import summary
 from msft_lite.report.tables import Grid, all_grids, markdown_table, printed_grids, rich_grid
 from msft_lite.report.telling import read_story
+from msft_lite.report.whole import write_whole
 from msft_lite.report.wording import markdown_text, place, visible
 
 LEDGER_NAME = "ledger.jsonl"
@@ -36,9 +37,9 @@ def write_report(run_folder: Path) -> Path:
     """
     story = read_story(run_folder / LEDGER_NAME)
     try:
-        _write(run_folder / "summary.json", _json(summary(story)))
+        write_whole(run_folder / "summary.json", _json(summary(story)))
         figures = write_figures(story, run_folder / "figures")
-        _write(run_folder / "report.md", _markdown(story, figures))
+        write_whole(run_folder / "report.md", _markdown(story, figures))
         write_page(run_folder)
     except OSError as error:
         raise StorageError(
@@ -78,13 +79,6 @@ def state_text(story: Story) -> str:
 
 def _json(content: dict[str, object]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes ``text``; a reader sees the old file or the whole new one."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def _markdown(story: Story, figures: tuple[Picture, ...]) -> str:

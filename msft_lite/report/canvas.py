@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msft_lite.report.page.ground import Across, Curve, Scene
 from msft_lite.report.page.texts import clipped
-from msft_lite.report.scale import F1, LOSS, OWN, PERCENT
+from msft_lite.report.pictures import BLACK, BLUE, GREEN, GRID
 from msft_lite.report.story import RolloutStory
 
 if TYPE_CHECKING:
@@ -22,17 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from matplotlib.typing import RcKeyType
 
-# Okabe and Ito's palette: told apart with every common colour blindness.
-BLUE, VERMILLION, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
-ROLLED_BACK, BOUNDARY, GRID = "#E3E3E3", "#8A8A8A", "#D0D0D0"
+ROLLED_BACK, BOUNDARY = "#E3E3E3", "#8A8A8A"
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0  # one and two columns of a paper
 LETTER_POINTS = 7.0
-UNITS = {
-    PERCENT: "correct, %",
-    F1: "F1, 0 to 100",
-    LOSS: "loss in nats, lower is better",
-    OWN: "score",
-}
 _DOTS_PER_INCH, _MOST_DOTS = 300.0, 20_000.0
 _NUMBER_ROOM = 0.05  # of the width of the axes, for a roll-out's number of two digits
 _NAME_LENGTH = 16

@@ -11,14 +11,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from msft_lite.report.canvas import (
-    BLACK,
-    BLUE,
     BOUNDARY,
     COLUMN_INCHES,
     LETTER_POINTS,
     PAGE_INCHES,
-    UNITS,
-    VERMILLION,
     best_marker,
     draw_best,
     draw_curve,
@@ -45,6 +41,7 @@ from msft_lite.report.page.tree import (
     levelled,
     levels,
 )
+from msft_lite.report.pictures import BLACK, BLUE, UNITS, VERMILLION
 from msft_lite.report.story import Mark, RolloutStory
 from msft_lite.report.wording import duration, percent
 

@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msft_lite.report.canvas import (
-    BLACK,
-    BLUE,
     COLUMN_INCHES,
     PAGE_INCHES,
-    UNITS,
-    VERMILLION,
     best_marker,
     draw_best,
     draw_curve,
@@ -35,6 +31,7 @@ from msft_lite.report.page.curves import loss_curve, mean_curve, task_curve, wit
 from msft_lite.report.page.ground import Curve, Scene, scene_of, spent_epochs
 from msft_lite.report.page.spending import disk_held, training_spent
 from msft_lite.report.page.texts import clipped
+from msft_lite.report.pictures import BLACK, BLUE, UNITS, VERMILLION
 from msft_lite.report.scale import F1, PERCENT
 from msft_lite.report.story import Standing, Story
 

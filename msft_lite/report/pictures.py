@@ -1,4 +1,4 @@
-"""What every figure of several runs is drawn with; matplotlib is imported on first use only."""
+"""Colours, units and marks of figures; matplotlib is imported on first use only."""
 
 # Keyword arguments have no types in matplotlib's stubs.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-# Okabe and Ito's palette without its yellow, which is faint on white.
+# Okabe and Ito's palette, told apart with every common colour blindness, without its yellow, which
+# is faint on white.
 BLUE, VERMILLION, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
 COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -28,7 +29,7 @@ MOST_COLUMNS = 3
 _MOST_LABEL = 31  # characters of a name that a figure shows
 UNITS = {
     PERCENT: "correct, %",
-    F1: "F1",
+    F1: "F1, 0 to 100",
     LOSS: "loss in nats, lower is better",
     OWN: "score",
 }

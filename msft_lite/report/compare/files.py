@@ -18,6 +18,7 @@ from msft_lite.report.compare.grids import all_grids, steered
 from msft_lite.report.compare.latex import latex_document
 from msft_lite.report.compare.numbers import KIND, content, csv_text
 from msft_lite.report.tables import Grid, markdown_table, narrow_width, rich_grid
+from msft_lite.report.whole import write_whole
 from msft_lite.report.wording import counted, markdown_text, visible
 
 NUMBERS = "compare.json"  # written first: it says whose the folder's other files are
@@ -79,11 +80,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
     numbers = json.dumps(content(comparison), indent=2, ensure_ascii=False, allow_nan=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / NUMBERS, numbers + "\n")
+        write_whole(folder / NUMBERS, numbers + "\n")
         figures = write_figures(comparison, folder / FIGURES)
         texts = (_markdown(comparison, grids, figures), csv_text(comparison), latex_document(grids))
         for name, text in zip(TEXTS, texts, strict=True):
-            _write(folder / name, text)
+            write_whole(folder / name, text)
     except OSError as error:
         raise StorageError(
             f"{error.filename or folder}: cannot write the comparison: {error.strerror}; mend "
@@ -148,10 +149,3 @@ def _markdown(comparison: Comparison, grids: Sequence[Grid], figures: Sequence[P
         "negative); compare.tex the tables for LaTeX; figures/ each figure as PNG and SVG.\n",
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes ``text``; a reader sees the old file or the whole new one."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msft_lite.report.page.material import read_material
 from msft_lite.report.page.render import page_html
+from msft_lite.report.whole import write_whole
 
 FILE_NAME = "report.html"
 
@@ -23,7 +24,5 @@ def write_page(run_folder: Path) -> Path:
         OSError: the file cannot be written.
     """
     path = run_folder / FILE_NAME
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(page_html(read_material(run_folder)), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, page_html(read_material(run_folder)))
     return path

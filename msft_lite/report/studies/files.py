@@ -18,6 +18,7 @@ from msft_lite.report.compare.files import fitted
 from msft_lite.report.pictures import save
 from msft_lite.report.studies.study import Line, Study
 from msft_lite.report.tables import markdown_table, rich_grid
+from msft_lite.report.whole import write_whole
 from msft_lite.report.wording import markdown_text, visible
 
 KIND = "msft-lite study"
@@ -69,10 +70,10 @@ def write_study(study: Study, folder: Path) -> Path:
     check_folder(folder)
     try:
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        _write(folder / NUMBERS, json_text(study))
+        write_whole(folder / NUMBERS, json_text(study))
         figures = [save(p.draw(), folder / FIGURES / f"{p.name}.png") for p in study.pictures]
         for name, text in zip(TEXTS, (_markdown(study, figures), csv_text(study)), strict=True):
-            _write(folder / name, text)
+            write_whole(folder / name, text)
     except OSError as error:
         raise StorageError(
             f"{error.filename or folder}: cannot write the study: {error.strerror}; mend that and "
@@ -141,10 +142,3 @@ def _markdown(study: Study, figures: Sequence[Path]) -> str:
         "negative); figures/ each figure as PNG and SVG.\n",
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes ``text``; a reader sees the old file or the whole new one."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
