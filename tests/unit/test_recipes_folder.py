@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from msft_lite.data.tasks import PRESETS
-from msft_lite.recipe import MsftTable, Recipe, load
+from msft_lite.recipe import ALL_METHODS, MsftTable, Recipe, load, load_several
 
 ROOT = Path(__file__).parents[2] / "recipes"
 PAPER = ROOT / "paper"
 SHARED = {PAPER / "tasks.toml"}  # laid under recipes, and none itself
 FILES = sorted(ROOT.rglob("*.toml"))
-RECIPES = [path for path in FILES if path not in SHARED]
+COMPARISONS = {ROOT / "quickstart_compare.toml"}  # of several runs each
+RECIPES = [path for path in FILES if path not in SHARED | COMPARISONS]
 MOST_LINES = 35
 STEERED_AS_IN_THE_PAPER = (
     "eval.steer_on=report",
@@ -30,6 +31,14 @@ BASES = {
     "qwen2_5_7b": ("Qwen/Qwen2.5-7B", "qwen2_5_7b_qlora"),
     "qwen3_8b": ("Qwen/Qwen3-8B-Base", "qwen3_8b_qlora"),
 }
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_a_comparison_loads_with_every_method_of_the_paper(path: Path) -> None:
+    variants = load_several(path)
+    assert tuple(variant.label for variant in variants) == ALL_METHODS
+    for variant in variants:
+        assert all(task.path and task.path.is_file() for task in variant.recipe.tasks)
 
 
 def recipe_of(name: str, *overrides: str) -> Recipe:
