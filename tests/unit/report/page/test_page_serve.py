@@ -173,13 +173,10 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_the_command_serves_until_it_is_stopped(three_tasks: Builder, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "msft_lite", "report", str(three_tasks.write(tmp_path))]
+    # A job in the background of a script has Ctrl-C ignored, and its children would have it so too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
-        [*command, "--watch"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A job in the background of a script begins with Ctrl-C ignored, and so would this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        [*command, "--watch"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
