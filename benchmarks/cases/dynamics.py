@@ -28,7 +28,7 @@ HERE = Path(__file__).parent.resolve()
 FIRST_SEED = 20
 METHODS = (
     '["sft", "continual", "sro", "soft_sro", "dynamix", "ies", "msft", '
-    '{ name = "msft", detector = "significant" }]'
+    '{ name = "msft", detector = "significant" }, { name = "msft", signal = "loss" }]'
 )
 # Found by whether sft's curves rise and fall within 10 epochs, not by what any method scores.
 TUNINGS: Mapping[str, Sequence[str]] = {
