@@ -10,6 +10,9 @@ import pytest
 
 # Read when torch is first imported: as the command line sets it, see msft_lite/cli/commands.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests read what commands print, which these variables would have coloured.
+for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+    os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -11,6 +11,6 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    beside = path.with_name(path.name + ".new")
+    beside = path.with_name(f"{path.name}.partial")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)

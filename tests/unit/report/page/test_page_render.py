@@ -172,7 +172,7 @@ def test_the_page_is_written_beside_the_report(three_tasks: Builder, tmp_path: P
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>")
     assert text == page_html(read_material(tmp_path))
-    assert not (tmp_path / "report.html.new").exists()
+    assert not (tmp_path / "report.html.partial").exists()
 
 
 def test_without_a_ledger_there_is_no_page(tmp_path: Path) -> None:
