@@ -214,13 +214,13 @@ def compare(
     if resume and overwrite:
         raise typer.BadParameter("--resume and --overwrite exclude each other")
     with told_errors():
-        folders = [Path(place) for place in places]
-        if not folders[0].is_dir():
+        if not Path(places[0]).is_dir():
             mode = "resume" if resume else "overwrite" if overwrite else "new"
-            folders = _run_several(folders[0], places[1:], mode)
+            _run_and_compare(Path(places[0]), places[1:], mode, output_dir)
         elif resume or overwrite:
             raise typer.BadParameter("--resume and --overwrite go with a recipe")
-        _compare(folders, output_dir)
+        else:
+            _compare([Path(place) for place in places], output_dir)
 
 
 @app.command()
@@ -293,21 +293,23 @@ def _run(recipe: Recipe, mode: Mode) -> None:
     _report(folder)
 
 
-def _run_several(recipe: Path, changes: list[str], mode: Mode) -> list[Path]:
-    """Runs all that a recipe compares, writes each run's report and returns the runs' folders."""
+def _run_and_compare(recipe: Path, changes: list[str], mode: Mode, output_dir: Path | None) -> None:
+    """Runs all that a recipe compares, writes each run's report and compares the runs."""
     from msft_lite.recipe import load_several
+    from msft_lite.report import write_reports
+    from msft_lite.report.compare import COMPARISON, default_folder
+    from msft_lite.report.live import watcher
 
     variants = load_several(recipe, changes)
+    folder = output_dir or default_folder([variant.recipe.output_dir for variant in variants])
+    COMPARISON.check_folder(folder)  # before the runs, not after them
     _prepare_libraries()
-    from msft_lite.report import write_report
-    from msft_lite.report.live import watcher
     from msft_lite.run.compare import run_several
 
     console = Console()
-    folders = run_several(variants, mode=mode, watch=lambda: watcher(console))
-    for folder in folders:
-        write_report(folder)
-    return list(folders)
+    runs = list(run_several(variants, mode=mode, watch=lambda: watcher(console)))
+    write_reports(runs)
+    _compare(runs, folder)
 
 
 def _prepare_libraries() -> None:
@@ -335,7 +337,7 @@ def _compare(run_folders: list[Path], output_dir: Path | None) -> None:
     from msft_lite.report import compare as comparing
 
     folder = output_dir or comparing.default_folder(run_folders)
-    comparing.check_folder(folder)  # before the work, not after it
+    comparing.COMPARISON.check_folder(folder)  # before the work, not after it
     systems = comparing.read_systems(run_folders)
     console, found = Console(), comparing.compare(systems.stories, notes=systems.notes)
     written = comparing.write_comparison(found, folder)
@@ -354,12 +356,14 @@ def _budgets(text: str) -> tuple[int, ...]:
 
 def _study(wanted: Wanted, mode: Mode) -> None:
     _prepare_libraries()
+    from msft_lite.report import write_reports
     from msft_lite.report.live import watcher
     from msft_lite.report.studies import print_study, write_study
     from msft_lite.run.study import make_study
 
     console = Console()
-    found, folder = make_study(wanted, mode=mode, watch=lambda: watcher(console))
-    written = write_study(found, folder)
-    print_study(found, console)
+    made = make_study(wanted, mode=mode, watch=lambda: watcher(console))
+    write_reports(made.runs)
+    written = write_study(made.study, made.folder)
+    print_study(made.study, console)
     console.print(f"study: {written}", soft_wrap=True, markup=False, highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from msft_lite.errors import StorageError
 from msft_lite.report.figures import Picture, write_figures
-from msft_lite.report.page import write_page
+from msft_lite.report.page import PAGE_NAME, write_page
 from msft_lite.report.plain import finish_line
 from msft_lite.report.settings import settings_rows
 from msft_lite.report.story import Story
@@ -47,6 +48,19 @@ def write_report(run_folder: Path) -> Path:
             "that and write it again with: msft-lite report"
         ) from None
     return run_folder / "report.md"
+
+
+def write_reports(run_folders: Iterable[Path]) -> None:
+    """Writes the report of every run that has none, or one older than its ledger.
+
+    Raises:
+        LedgerError: a ledger is missing or damaged.
+        StorageError: a file cannot be written.
+    """
+    for folder in run_folders:
+        page, ledger = folder / PAGE_NAME, folder / LEDGER_NAME
+        if not page.exists() or page.stat().st_mtime < ledger.stat().st_mtime:
+            write_report(folder)
 
 
 def print_report(run_folder: Path, console: Console) -> None:

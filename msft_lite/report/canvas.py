@@ -1,13 +1,11 @@
-"""What the figures share: colours, sizes for print, the ground that curves stand on, files."""
+"""What the figures of one run share: sizes for print, the ground that curves stand on."""
 
 # Keyword arguments have no types in matplotlib's stubs.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from msft_lite.report.page.ground import Across, Curve, Scene
@@ -28,9 +26,9 @@ LETTER_POINTS = 7.0
 _DOTS_PER_INCH, _MOST_DOTS = 300.0, 20_000.0
 _NUMBER_ROOM = 0.05  # of the width of the axes, for a roll-out's number of two digits
 _NAME_LENGTH = 16
-# The texts of an SVG stay texts, to be edited and searched; where the first font is missing they
-# are narrower in the next, so nothing runs into anything.
-_SETTINGS: Mapping[RcKeyType, object] = {
+# What `pictures.save` draws them with. The texts of an SVG stay texts, to be edited and searched;
+# where the first font is missing they are narrower in the next, so nothing runs into anything.
+PRINT: Mapping[RcKeyType, object] = {
     "svg.fonttype": "none",
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
@@ -48,33 +46,6 @@ _SETTINGS: Mapping[RcKeyType, object] = {
     "legend.handlelength": 1.8,
     "legend.columnspacing": 1.2,
 }
-
-
-def save(draw: Callable[[], Figure], path: Path) -> None:
-    """Writes what ``draw`` makes to ``path`` as PNG, and as SVG beside it.
-
-    Equal figures give equal bytes: no date, no version, ids that depend on the file's name alone,
-    nothing of the reader's own settings of matplotlib.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    with warnings.catch_warnings(), matplotlib.rc_context():
-        # A name in a script that the font lacks is drawn as boxes; that is no fault.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
-        matplotlib.rcParams["svg.hashsalt"] = path.stem
-        figure = draw()
-        # Not by savefig, which draws twice; and laid out once, so that both files show the same.
-        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
-        figure.set_layout_engine("none")
-        vector = path.with_suffix(".svg")
-        FigureCanvasSVG(figure).print_svg(vector, metadata={"Date": None, "Creator": None})
 
 
 def new_figure(width: float, height: float, *, is_laid_out: bool = True) -> Figure:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from msft_lite.report.canvas import (
     COLUMN_INCHES,
     PAGE_INCHES,
+    PRINT,
     best_marker,
     draw_best,
     draw_curve,
     draw_ground,
     ground_entries,
     new_figure,
-    save,
     split_text,
     tidy,
     write_title,
@@ -31,7 +31,7 @@ from msft_lite.report.page.curves import loss_curve, mean_curve, task_curve, wit
 from msft_lite.report.page.ground import Curve, Scene, scene_of, spent_epochs
 from msft_lite.report.page.spending import disk_held, training_spent
 from msft_lite.report.page.texts import clipped
-from msft_lite.report.pictures import BLACK, BLUE, UNITS, VERMILLION
+from msft_lite.report.pictures import BLACK, BLUE, UNITS, VERMILLION, save
 from msft_lite.report.scale import F1, PERCENT
 from msft_lite.report.story import Standing, Story
 
@@ -81,7 +81,7 @@ def write_figures(story: Story, folder: Path) -> tuple[Picture, ...]:
     drawn: list[Picture] = []
     for name, caption, draw in _figures(scene_of(story)):
         path = folder / f"{name}.png"
-        save(draw, path)
+        save(draw, path, PRINT)
         drawn.append(Picture(path, caption))
     return tuple(drawn)
 

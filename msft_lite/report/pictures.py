@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's palette, told apart with every common colour blindness, without its yellow, which
 # is faint on white.
@@ -41,17 +42,36 @@ DIFFERENCE_UNITS = {
 }
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes ``figure`` to ``path``, a PNG, and as SVG beside it; the same figure gives the same
-    bytes."""
-    from matplotlib import rc_context
+def save(
+    draw: Callable[[], Figure], path: Path, settings: Mapping[RcKeyType, object] | None = None
+) -> Path:
+    """Writes what ``draw`` makes to ``path`` as PNG, and as SVG beside it.
 
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": path.stem}):
+    Equal figures give equal bytes: no date, no version, ids that depend on the file's name alone,
+    of matplotlib's settings only ``settings`` and none of the reader's own.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with warnings.catch_warnings(), matplotlib.rc_context():
         # A name in a script that the font lacks is drawn as boxes; that is no fault.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, format="png", metadata={"Software": None})
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings or {})
+        matplotlib.rcParams["svg.hashsalt"] = path.stem
+        figure = draw()
+        # Not by savefig, which draws twice; and laid out once, so that both files show the same.
+        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+        figure.set_layout_engine("none")
         vector = path.with_suffix(".svg")
-        figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(figure).print_svg(vector, metadata={"Date": None, "Creator": None})
     return path
 
 

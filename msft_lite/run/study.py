@@ -11,7 +11,7 @@ from msft_lite.ledger import read_rows
 from msft_lite.recipe import Variant, digest
 from msft_lite.recipe.studies import PLANS, StudyOptions, load_study
 from msft_lite.report.live import Watcher
-from msft_lite.report.studies import TELLERS, Study, check_folder
+from msft_lite.report.studies import STUDY, TELLERS, Study
 from msft_lite.report.telling import read_story
 from msft_lite.run.compare import is_finished, run_several
 from msft_lite.run.folder import Mode, RunFolder
@@ -35,8 +35,17 @@ class Wanted:
     options: StudyOptions = field(default_factory=StudyOptions)
 
 
-def make_study(wanted: Wanted, *, mode: Mode, watch: Callable[[], Watcher]) -> tuple[Study, Path]:
-    """Runs what the study needs and returns what came out, and the folder to write it to.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A study, the folder to write it to, and those of the runs that it tells of."""
+
+    study: Study
+    folder: Path
+    runs: tuple[Path, ...]
+
+
+def make_study(wanted: Wanted, *, mode: Mode, watch: Callable[[], Watcher]) -> Made:
+    """Runs what the study needs and returns what came out.
 
     A finished run of the same recipe that lies in another study's folder beside this one is taken
     in place of a new one, unless all is to be overwritten.
@@ -64,14 +73,14 @@ def make_study(wanted: Wanted, *, mode: Mode, watch: Callable[[], Watcher]) -> t
         output_dir=wanted.output_dir,
         options=wanted.options,
     )
-    check_folder(folder)
+    STUDY.check_folder(folder)
     if mode == "resume":
         _check_finished(variants)
     held = {} if mode == "overwrite" else _held(folder, variants, watch)
     run_several([v for v in variants if v.label not in held], mode=mode, watch=watch)
     folders = {v.label: held.get(v.label, v.recipe.output_dir) for v in variants}
     stories = {label: read_story(RunFolder(at).ledger) for label, at in folders.items()}
-    return TELLERS[wanted.name](stories), folder
+    return Made(TELLERS[wanted.name](stories), folder, tuple(folders.values()))
 
 
 def _check_finished(variants: Sequence[Variant]) -> None:

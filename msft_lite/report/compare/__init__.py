@@ -9,7 +9,7 @@ from __future__ import annotations
 from msft_lite.report.compare.comparison import Comparison, Standing, System, compare
 from msft_lite.report.compare.costs import Costs, costs_of
 from msft_lite.report.compare.files import (
-    check_folder,
+    COMPARISON,
     default_folder,
     print_comparison,
     write_comparison,
@@ -17,12 +17,12 @@ from msft_lite.report.compare.files import (
 from msft_lite.report.compare.runs import Systems, read_systems
 
 __all__ = [
+    "COMPARISON",
     "Comparison",
     "Costs",
     "Standing",
     "System",
     "Systems",
-    "check_folder",
     "compare",
     "costs_of",
     "default_folder",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def write_figures(comparison: Comparison, folder: Path) -> tuple[Path, ...]:
     ]
     if comparison.others:
         drawn.append(("differences", differences_figure))
-    return tuple(save(draw(comparison), folder / f"{name}.png") for name, draw in drawn)
+    return tuple(save(partial(draw, comparison), folder / f"{name}.png") for name, draw in drawn)
 
 
 def _means(comparison: Comparison) -> Figure:

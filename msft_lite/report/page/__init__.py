@@ -8,7 +8,7 @@ from msft_lite.report.page.material import read_material
 from msft_lite.report.page.render import page_html
 from msft_lite.report.whole import write_whole
 
-FILE_NAME = "report.html"
+PAGE_NAME = "report.html"
 
 
 def write_page(run_folder: Path) -> Path:
@@ -23,6 +23,6 @@ def write_page(run_folder: Path) -> Path:
         LedgerError: the ledger is missing or damaged.
         OSError: the file cannot be written.
     """
-    path = run_folder / FILE_NAME
+    path = run_folder / PAGE_NAME
     write_whole(path, page_html(read_material(run_folder)))
     return path

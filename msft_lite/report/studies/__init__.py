@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from msft_lite.report.studies.budget import budget
 from msft_lite.report.studies.decomposition import decomposition
-from msft_lite.report.studies.files import check_folder, print_study, write_study
+from msft_lite.report.studies.files import STUDY, print_study, write_study
 from msft_lite.report.studies.granularity import granularity
 from msft_lite.report.studies.heterogeneity import heterogeneity
 from msft_lite.report.studies.loss import loss
@@ -29,12 +29,12 @@ TELLERS: Mapping[str, Callable[[Stories], Study]] = {
 }
 
 __all__ = [
+    "STUDY",
     "TELLERS",
     "Line",
     "Picture",
     "Stories",
     "Study",
-    "check_folder",
     "print_study",
     "write_study",
 ]

@@ -8,51 +8,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
 
 from rich.console import Console
-from rich.text import Text
 
-from msft_lite.errors import OutputFolderError, StorageError
-from msft_lite.report.compare.files import fitted
+from msft_lite.errors import StorageError
 from msft_lite.report.pictures import save
+from msft_lite.report.several import (
+    FIGURES,
+    Product,
+    markdown_notes,
+    markdown_pictures,
+    print_grids,
+)
 from msft_lite.report.studies.study import Line, Study
-from msft_lite.report.tables import markdown_table, rich_grid
+from msft_lite.report.tables import markdown_table
 from msft_lite.report.whole import write_whole
 from msft_lite.report.wording import markdown_text, visible
 
 KIND = "msft-lite study"
 FORMAT = 1
-NUMBERS = "study.json"  # written first: it says whose the folder's other files are
-TEXTS = ("study.md", "study.csv")
-FIGURES = "figures"
+STUDY = Product("study", KIND, "study.json", ("study.md", "study.csv"))
 COLUMNS = ("run", "task", "measure", "at", "value", "low", "high")
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a cell that begins so for a formula
-
-
-def check_folder(folder: Path) -> None:
-    """Refuses a folder in which a study would replace what is none.
-
-    Raises:
-        OutputFolderError: a run is there, or a file of ours that no study wrote.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputFolderError(f"{folder} is a file: name a folder by --output-dir")
-    if (folder / "ledger.jsonl").exists():
-        raise OutputFolderError(f"{folder} holds a run: name another folder by --output-dir")
-    taken = [name for name in (NUMBERS, *TEXTS, FIGURES) if (folder / name).exists()]
-    if taken and not _is_ours(folder / NUMBERS):
-        raise OutputFolderError(
-            f"{folder}: {taken[0]} is there and is of no study; name another folder by --output-dir"
-        )
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and cast("dict[str, Any]", found).get("kind") == KIND
 
 
 def write_study(study: Study, folder: Path) -> Path:
@@ -64,32 +41,29 @@ def write_study(study: Study, folder: Path) -> Path:
         The path of study.md.
 
     Raises:
-        OutputFolderError: see `check_folder`.
+        OutputFolderError: see `Product.check_folder`.
         StorageError: a file cannot be written.
     """
-    check_folder(folder)
+    STUDY.check_folder(folder)
     try:
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        write_whole(folder / NUMBERS, json_text(study))
-        figures = [save(p.draw(), folder / FIGURES / f"{p.name}.png") for p in study.pictures]
-        for name, text in zip(TEXTS, (_markdown(study, figures), csv_text(study)), strict=True):
+        write_whole(folder / STUDY.numbers, json_text(study))
+        figures = [save(p.draw, folder / FIGURES / f"{p.name}.png") for p in study.pictures]
+        for name, text in zip(
+            STUDY.texts, (_markdown(study, figures), csv_text(study)), strict=True
+        ):
             write_whole(folder / name, text)
     except OSError as error:
         raise StorageError(
             f"{error.filename or folder}: cannot write the study: {error.strerror}; mend that and "
             "write it again by --resume"
         ) from None
-    return folder / TEXTS[0]
+    return folder / STUDY.texts[0]
 
 
 def print_study(study: Study, console: Console) -> None:
     """Prints the result and the tables; one that is too wide for the terminal in parts."""
-    console.print(Text(visible(_title(study)), style="bold"))
-    for note in study.notes:
-        console.print(Text(visible(note)), soft_wrap=True)
-    for grid in study.grids:
-        for part in fitted(grid, width=console.width):
-            console.print(rich_grid(part, width=console.width))
+    print_grids(console, _title(study), study.notes, study.grids)
 
 
 def json_text(study: Study) -> str:
@@ -131,12 +105,10 @@ def _title(study: Study) -> str:
 
 
 def _markdown(study: Study, figures: Sequence[Path]) -> str:
-    notes = "".join(f"- {markdown_text(note)}\n" for note in study.notes)
-    pictures = "\n\n".join(f"![{path.stem}]({FIGURES}/{path.name})" for path in figures)
     parts = [
         f"# {markdown_text(_title(study))}\n",
-        notes,
-        f"{pictures}\n",
+        markdown_notes(study.notes),
+        f"{markdown_pictures(figures)}\n",
         *(markdown_table(grid) for grid in study.grids),
         "study.csv and study.json hold every number, scores as shares of 1 (a loss as a score is "
         "negative); figures/ each figure as PNG and SVG.\n",

@@ -122,3 +122,14 @@ def test_comparing_imports_no_torch(place: Place) -> None:
     arguments = [sys.executable, "-c", code, "compare", *map(str, folders)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_taken_folder_is_refused_before_any_run(small_recipe: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    (runs / "compare").mkdir(parents=True)
+    (runs / "compare" / "compare.md").write_text("mine")
+    changes = ['methods=["sft","ies"]', f"output_dir={runs}"]
+    result = RUNNER.invoke(app, ["compare", str(small_recipe), *changes])
+    assert result.exit_code == 2
+    assert "compare.md is there and is of no comparison" in result.stderr
+    assert [path.name for path in runs.iterdir()] == ["compare"]

@@ -11,7 +11,9 @@ def test_names_beside_rows_are_short_and_no_mathematics(tmp_path: Path) -> None:
     figure = new_figure(8.0, 3.0, "$title$")
     axes = figure.subplots()
     name_rows(axes, ["$x_{1}$", "a\x1b[31m", "words " * 12])
-    save(figure, tmp_path / "names.png")  # ticks are given their texts anew when they are drawn
+    save(
+        lambda: figure, tmp_path / "names.png"
+    )  # ticks are given their texts anew when they are drawn
     labels = axes.get_yticklabels()
     assert [label.get_text() for label in labels] == [
         "$x_{1}$", "a\\x1b[31m", "words words wor…ds words words ",

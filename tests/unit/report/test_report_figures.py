@@ -11,11 +11,12 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from msft_lite.report.canvas import new_figure, save
+from msft_lite.report.canvas import PRINT, new_figure
 from msft_lite.report.cost_figures import disk, seconds, spent, timeline
 from msft_lite.report.figures import Picture, write_figures
 from msft_lite.report.page.ground import Scene, scene_of
 from msft_lite.report.page.spending import disk_held, mean_held, training_spent
+from msft_lite.report.pictures import save
 from msft_lite.report.telling import tell
 
 Builder = Any
@@ -121,7 +122,7 @@ def test_the_same_ledger_gives_the_same_bytes_whatever_the_settings(
     contents: list[list[bytes]] = []
     for size in (10.0, 23.0):
         with matplotlib.rc_context({"font.size": size, "svg.fonttype": "path"}):
-            save(lambda: spent(found, training_spent(found.story)), tmp_path / "spent.png")
+            save(lambda: spent(found, training_spent(found.story)), tmp_path / "spent.png", PRINT)
             assert matplotlib.rcParams["font.size"] == size
         files = ("spent.png", "spent.svg")
         contents.append([(tmp_path / name).read_bytes() for name in files])

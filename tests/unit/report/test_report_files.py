@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from msft_lite.errors import LedgerError, StorageError
-from msft_lite.report import print_report, write_report
+from msft_lite.report import print_report, write_report, write_reports
 from msft_lite.report.summary import summary as summarise
 from msft_lite.report.telling import tell
 
@@ -104,6 +105,20 @@ def test_an_unfinished_run_can_be_reported(three_tasks: Builder, tmp_path: Path)
     assert summary_of(tmp_path)["report"] is None
     assert summary_of(tmp_path)["finished"] is False
     assert picture_size(tmp_path / "figures" / "scores.png")[0] > 800
+
+
+def test_only_reports_older_than_their_ledger_are_written(build: Build, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("none", "old", "current")]
+    for folder in folders:
+        folder.mkdir()
+        build(["a"], method="sft").rollout({"a": [1, 9]}).finish(1, 1, [1], [8]).write(folder)
+    for folder, age in zip(folders[1:], (-5, 5), strict=True):
+        (folder / "report.html").write_text("stale")
+        written = (folder / "ledger.jsonl").stat().st_mtime + age
+        os.utime(folder / "report.html", (written, written))
+    write_reports(folders)
+    assert [(folder / "report.md").exists() for folder in folders] == [True, True, False]
+    assert [(f / "report.html").read_text() == "stale" for f in folders] == [False, False, True]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -31,25 +31,29 @@ def test_only_what_is_missing_is_run(small_recipe: Path, tmp_path: Path) -> None
     def wanted(name: str) -> Wanted:
         return Wanted(name, small_recipe, (), tmp_path / "out", StudyOptions(epochs=1))
 
-    found, folder = make_study(wanted("loss"), mode="new", watch=Listener())
+    made = make_study(wanted("loss"), mode="new", watch=Listener())
+    found, folder = made.study, made.folder
     assert folder == tmp_path / "out" / "loss"
+    assert made.runs == (folder / "sft", folder / "msft")
     assert {line.run for line in found.lines} == {"sft", "msft"}
     with pytest.raises(OutputFolderError, match="is in use"):
         make_study(wanted("loss"), mode="new", watch=Listener())
 
     sft = (folder / "sft" / "ledger.jsonl").read_bytes()
     shutil.rmtree(folder / "msft")
-    again, _ = make_study(wanted("loss"), mode="resume", watch=Listener())
-    assert json_text(again) == json_text(found)
+    again = make_study(wanted("loss"), mode="resume", watch=Listener())
+    assert json_text(again.study) == json_text(found)
     assert (folder / "sft" / "ledger.jsonl").read_bytes() == sft
 
     heard = Listener()
-    peaks, beside = make_study(wanted("heterogeneity"), mode="new", watch=heard)
+    peaks = make_study(wanted("heterogeneity"), mode="new", watch=heard)
+    beside = peaks.folder
     assert heard.stream.getvalue().splitlines() == [
         f"run sft: taken from {folder / 'sft'}, which is of the same recipe"
     ]
+    assert peaks.runs == (folder / "sft",)
     assert not beside.exists()
-    assert {line.task for line in peaks.lines} == {"same", "noise", "letter", ""}
+    assert {line.task for line in peaks.study.lines} == {"same", "noise", "letter", ""}
 
     heard = Listener()
     make_study(wanted("heterogeneity"), mode="overwrite", watch=heard)

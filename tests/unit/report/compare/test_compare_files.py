@@ -15,8 +15,8 @@ import pytest
 
 from msft_lite.errors import OutputFolderError, StorageError
 from msft_lite.report.compare import (
+    COMPARISON,
     Comparison,
-    check_folder,
     compare,
     default_folder,
     write_comparison,
@@ -218,10 +218,10 @@ def test_foreign_files_are_not_replaced(three: Comparison, tmp_path: Path, name:
 def test_a_run_folder_and_a_file_are_no_place_for_a_comparison(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text("")
     with pytest.raises(OutputFolderError, match="holds a run: name a folder of its own"):
-        check_folder(tmp_path)
+        COMPARISON.check_folder(tmp_path)
     with pytest.raises(OutputFolderError, match=r"ledger\.jsonl is a file"):
-        check_folder(tmp_path / "ledger.jsonl")
-    check_folder(tmp_path / "new")
+        COMPARISON.check_folder(tmp_path / "ledger.jsonl")
+    COMPARISON.check_folder(tmp_path / "new")
 
 
 def test_a_folder_that_cannot_be_written_is_named(three: Comparison, tmp_path: Path) -> None:

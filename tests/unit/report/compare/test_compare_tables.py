@@ -11,7 +11,6 @@ from rich.console import Console
 
 from msft_lite.report.compare import Comparison, compare, print_comparison
 from msft_lite.report.compare.cost_grids import compute_grid, disk_grid, flops_unit, time_grid
-from msft_lite.report.compare.files import fitted
 from msft_lite.report.compare.grids import (
     all_grids,
     differences_grid,
@@ -19,6 +18,7 @@ from msft_lite.report.compare.grids import (
     methods_grid,
     scores_grid,
 )
+from msft_lite.report.several import fitted
 from msft_lite.report.story import Story
 from msft_lite.report.tables import Grid, markdown_table, narrow_width, rich_grid
 
