@@ -1,6 +1,7 @@
 # Everything runs in .venv, which install.py makes from locks/ on the first call.
 #   PYTHON=python3.12  the Python to make .venv with (3.11 to 3.13)
 #   LOCK=cpu | gpu     the packages to install; without it: gpu where nvidia-smi works
+#   WORKERS=2          processes that share the tests
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint environment lock clean
 
@@ -9,6 +10,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && echo $$python && exit; done; echo python3)
 LOCK ?= auto
+WORKERS ?= 2
 BIN := .venv/bin
 # Node comes from a wheel and pyright from its own, so that nothing is downloaded at check time.
 PYRIGHT := PYRIGHT_PYTHON_GLOBAL_NODE=off PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
@@ -24,7 +26,7 @@ quickstart: environment
 	@$(BIN)/msft-lite run recipes/quickstart.toml --overwrite
 
 test: lint
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest --cov --numprocesses $(WORKERS) --dist loadfile
 
 lint: environment
 	$(BIN)/ruff check .
