@@ -25,20 +25,20 @@ class Choice:
 
 
 def choose_engine(
-    wanted: Literal["auto", "vllm", "torch"], *, python: str, four_bit: bool = False
+    wanted: Literal["auto", "vllm", "torch"], *, python: str, only_torch: str = ""
 ) -> Choice:
     """Returns the engine to use; nothing is imported, nothing started.
 
     Args:
         wanted: ``auto`` takes vllm where it is installed, else torch.
         python: interpreter that would run vllm.
-        four_bit: whether the base is trained on in 4 bits; it is evaluated in no other form.
+        only_torch: what of the model vllm cannot be given, empty if there is nothing.
 
     Raises:
         EngineError: vllm was asked for, but ``python`` does not have it.
     """
-    if four_bit:
-        return Choice("torch", "engine: torch, as it alone has the 4-bit base that is trained on")
+    if only_torch:
+        return Choice("torch", f"engine: torch, as it alone has {only_torch}")
     if wanted == "torch":
         return Choice("torch", "engine: torch, as the recipe says")
     if has_vllm(python):

@@ -15,6 +15,7 @@ from msft_lite.model.settings import ModelSettings
 from msft_lite.model.size import unknown_target
 
 ADAPTER_NAME = "default"
+_MAGNITUDE = "lora_magnitude_vector"  # DoRA's lengths, one for each output of a module
 
 
 def attach_adapter(base: PreTrainedModel, settings: ModelSettings, *, seed: int) -> PeftModel:
@@ -23,6 +24,9 @@ def attach_adapter(base: PreTrainedModel, settings: ModelSettings, *, seed: int)
     The adapter is float32 even over a bfloat16 base: its weights are small and few, and an update
     of relative size 2**-9 would be rounded away in bfloat16. Its input is cast to float32 and its
     output back to the base's dtype.
+
+    Sources: Hu et al., *LoRA*, arXiv 2106.09685; Kalajdzievski, *rsLoRA*, arXiv 2312.03732
+    (``use_rslora``); Liu et al., *DoRA*, arXiv 2402.09353 (``use_dora``).
 
     Args:
         base: the model on the CPU, so that the A matrices do not depend on the device.
@@ -45,10 +49,20 @@ def attach_adapter(base: PreTrainedModel, settings: ModelSettings, *, seed: int)
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         bias="none",
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return get_peft_model(base, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=True)
+
+
+def saved_name(name: str) -> str:
+    """Returns the name under which peft saves the adapter's parameter ``name``."""
+    without = name.replace(f".{ADAPTER_NAME}.", ".")
+    if without.endswith(f".{_MAGNITUDE}.weight"):
+        return without.removesuffix(".weight")
+    return without
 
 
 def adapter_config(model: torch.nn.Module) -> Mapping[str, Any]:

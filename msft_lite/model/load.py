@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from msft_lite.errors import ModelError, SnapshotError, did_you_mean
-from msft_lite.model.adapter import ADAPTER_NAME, adapter_config, attach_adapter
+from msft_lite.model.adapter import adapter_config, attach_adapter, saved_name
 from msft_lite.model.folder import (
     check_folder,
     check_tokenizer_files,
@@ -156,7 +156,7 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
     parameters only the first appears. Buffers are constants of the architecture, not weights.
     """
     return {
-        name.replace(f".{ADAPTER_NAME}.", ".") if isinstance(model, PeftModel) else name: parameter
+        saved_name(name) if isinstance(model, PeftModel) else name: parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }

@@ -30,6 +30,8 @@ class ModelSettings:
         lora_dropout: probability of a zero in the adapter's input while training.
         lora_target_modules: ``all-linear`` (every linear module but the output head) or names of
             linear modules, such as ``q_proj``.
+        use_rslora: scale by ``lora_alpha / sqrt(lora_r)`` instead.
+        use_dora: train the length of every column of an adapted weight too.
         attn_implementation: as transformers names it; None is ``sdpa``.
         gradient_checkpointing: recompute each layer's activations in the backward pass.
         trust_remote_code: run Python code that comes with the model.
@@ -46,6 +48,8 @@ class ModelSettings:
     lora_alpha: int = 32
     lora_dropout: float = 0.0
     lora_target_modules: Literal["all-linear"] | tuple[str, ...] = ALL_LINEAR
+    use_rslora: bool = False
+    use_dora: bool = False
     attn_implementation: str | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False

@@ -67,7 +67,9 @@ def _adapter_parameters(headers: Mapping[str, TensorHeader], settings: ModelSett
         if not matches:
             raise unknown_target(target, known)
         chosen |= matches
-    return sum(settings.lora_r * sum(modules[module]) for module in chosen)
+    matrices = sum(settings.lora_r * sum(modules[module]) for module in chosen)
+    lengths = sum(modules[module][0] for module in chosen) if settings.use_dora else 0
+    return matrices + lengths
 
 
 def unknown_target(target: str, known: list[str]) -> ModelError:

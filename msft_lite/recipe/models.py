@@ -31,7 +31,9 @@ from msft_lite.recipe.keys import (
 from msft_lite.recipe.method_tables import MethodTable
 from msft_lite.recipe.rules import conflicts
 
-LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+LORA_KEYS = (
+    "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora",
+)  # fmt: skip
 SPLIT_KEYS = ("split", "control_split", "report_split")
 LARGEST_SEED = 2**32 - 1  # what numpy's generators take too
 
@@ -61,6 +63,10 @@ class ModelTable(Table):
         Literal["all-linear"] | tuple[str, ...], BeforeValidator(target_modules)
     ] = "all-linear"
     """Modules that get an adapter: all linear ones but the head, or a list of names."""
+    use_rslora: bool = False
+    """Scale the adapter by lora_alpha / sqrt(lora_r), which suits high ranks."""
+    use_dora: bool = False
+    """Train the length of every weight column apart from its direction; for the torch engine."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """Attention kernel in training; left out: the model library's choice."""
     gradient_checkpointing: bool = False

@@ -28,6 +28,12 @@ def _engine(recipe: Recipe) -> Iterator[Conflict]:
             "vllm would answer with another base than the 4-bit one that is trained on; "
             'with model.load_in_4bit the engine is "torch", or "auto"',
         )
+    if recipe.model.use_dora and recipe.engine.name == "vllm":
+        yield (
+            "engine.name",
+            "vllm cannot be given a DoRA adapter; with model.use_dora the engine is "
+            '"torch", or "auto"',
+        )
 
 
 def _presets(recipe: Recipe) -> Iterator[Conflict]:

@@ -51,7 +51,7 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     settings = model_settings(recipe)
-    choice = engine_choice(recipe, four_bit=settings.load_in_4bit)
+    choice = engine_choice(recipe)
     tokenizer = load_tokenizer(settings)
     tasks = build_tasks(recipe, tokenizer)
     model = load_model(settings, seed=recipe.seed)
@@ -111,6 +111,8 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         lora_alpha=table.lora_alpha,
         lora_dropout=table.lora_dropout,
         lora_target_modules=table.lora_target_modules,
+        use_rslora=table.use_rslora,
+        use_dora=table.use_dora,
         attn_implementation=table.attn_implementation,
         gradient_checkpointing=table.gradient_checkpointing,
         trust_remote_code=table.trust_remote_code,

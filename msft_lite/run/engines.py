@@ -53,7 +53,7 @@ def probes(tasks: Sequence[Task]) -> list[tuple[int, ...]]:
     return [tuple(islice(ids, PROBE_TOKENS)) for ids in strung]
 
 
-def engine_choice(recipe: Recipe, *, four_bit: bool) -> Choice:
+def engine_choice(recipe: Recipe) -> Choice:
     """Returns the engine of a run; `NO_ENGINE` where nothing is generated.
 
     Raises:
@@ -61,7 +61,16 @@ def engine_choice(recipe: Recipe, *, four_bit: bool) -> Choice:
     """
     if all((task.metric or recipe.eval.metric) == LOSS for task in recipe.tasks):
         return NO_ENGINE
-    return choose_engine(recipe.engine.name, python=engine_python(recipe), four_bit=four_bit)
+    return choose_engine(
+        recipe.engine.name, python=engine_python(recipe), only_torch=_only_torch(recipe)
+    )
+
+
+def _only_torch(recipe: Recipe) -> str:
+    """Returns what vLLM cannot be given of the recipe's model, empty if there is nothing."""
+    if recipe.model.load_in_4bit:
+        return "the 4-bit base that is trained on"
+    return "a DoRA adapter" if recipe.model.use_dora else ""
 
 
 def check_scoring(
