@@ -20,6 +20,7 @@ from msft_lite.data.splits import SPLIT_SEED
 from msft_lite.data.task import Task
 from msft_lite.data.task_rows import task_rows
 from msft_lite.data.token_cache import TokenCache
+from msft_lite.errors import RecipeError
 from msft_lite.ledger import Ledger, Row
 from msft_lite.model.flops import flop_rates, model_bytes, parameters_without_embedding
 from msft_lite.model.four_bit import weight_count
@@ -147,9 +148,9 @@ def update_notes(model: ModelSettings, train: TrainSettings) -> tuple[str, ...]:
     if (model.tuning, model.dtype, train.bf16_update) != ("full", "bfloat16", "nearest"):
         return ()
     return (
-        'train.bf16_update = "nearest": of an update, what is below half of a bfloat16 weight's '
-        "last bit (about 1/500 of the weight) is lost; at learning rates near 1e-5 that is "
-        'most of it. "stochastic" keeps it',
+        'train.bf16_update = "nearest": what is below half of the last bit of a bfloat16 weight '
+        "(1/500 to 1/250 of the weight) is lost of every update; at learning rates near 1e-5 that "
+        'is most of it. "stochastic" keeps it',
     )
 
 
