@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from msft_lite.model.settings import Dtype
+
 Optim = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 PAGED = ("paged_adamw", "paged_adamw_8bit")
 
@@ -57,6 +59,20 @@ def lr_at(settings: TrainSettings, step: int) -> float:
     if step >= settings.warmup_steps:
         return settings.learning_rate
     return settings.learning_rate * (step + 1) / settings.warmup_steps
+
+
+def moment_bytes(optim: Optim, dtype: Dtype, *, is_stochastic: bool) -> float:
+    """Returns how many bytes both moments of a weight take.
+
+    Args:
+        optim: the optimizer.
+        dtype: of the weights.
+        is_stochastic: how bfloat16 weights are rounded; of no effect on float32 ones.
+    """
+    if optim.endswith("8bit"):
+        return 2 * (1 + 4 / 256)
+    is_short = optim == "adamw" and dtype == "bfloat16" and not is_stochastic
+    return 4.0 if is_short else 8.0
 
 
 def seed_at(seed: int, key: str, step: int, micro: int) -> int:
