@@ -34,15 +34,10 @@ class BackwardStep:
         self._check = check
         self._norms: dict[str, torch.Tensor] = {}
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a parameter has been changed, or nearly."""
-        return bool(self._norms)
-
     def run(self, loss: torch.Tensor) -> float:
         """Passes back from ``loss`` and returns the norm of the whole gradient.
 
-        If it raises, some parameters may have been updated and others not: see `has_begun`.
+        If it raises, parameters that ``check`` let pass may have been updated.
         """
         parameters = self._optimizer.parameters
         handles = [

@@ -30,6 +30,8 @@ from msft_lite.train.optimizer import Optimizer, Turn, total_norm
 from msft_lite.train.refusals import bad_gradient, check_finite, check_not_zero, check_rows
 from msft_lite.train.settings import TrainSettings, lr_at, seed_at
 
+_TORN = ("weights", "moments")
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
@@ -62,9 +64,11 @@ class Trainer:
     Every method leaves the global random generators as it found them, and what it computes does
     not depend on them. On the CPU a step is bitwise reproducible for one number of threads.
 
-    With ``optimizer_in_backward`` a step that fails in its backward pass may have updated some
-    parameters and others not. The trainer then refuses every further step until the weights have
-    been put back by `load`, and the moments by `restore_state` or `renew`.
+    A step that fails while parameters are updated may have updated some and others not. With
+    ``optimizer_in_backward`` that can come of a gradient that is not finite: parameters of later
+    layers have been updated then. Otherwise it takes an interrupt, or too little memory. The
+    trainer then refuses every further step until the weights have been put back by `load`, and the
+    moments by `restore_state` or `renew`.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Trainer:
         self._optimizer = Optimizer(self._parameters, settings, seed=seed)
         self._key = ""
         self._steps = 0
-        self._torn: set[str] = set()  # what a failed step left half updated
+        self._torn: set[str] = set()  # what a step is updating, or left half updated
 
     @property
     def steps(self) -> int:
@@ -127,8 +131,7 @@ class Trainer:
         Raises:
             TrainError: a row cannot be trained on, the loss or the gradient is not finite, the
                 loss is zero, or memory ran out. Weights, moments and counters are unchanged, but
-                for a backward pass with ``optimizer_in_backward``, see the class. Or such a step
-                failed before.
+                for what the class says. Or a step failed in that way before.
         """
         if not examples:
             raise TrainError(f"{self._next_step}: no rows to train on")
@@ -263,7 +266,9 @@ class Trainer:
             raise bad_gradient(name, examples, where=self._next_step)
         if 0 < self._settings.max_grad_norm < norm:
             self._optimizer.scale_gradients(self._settings.max_grad_norm / norm)
+        self._torn = set(_TORN)
         self._optimizer.step(turn)
+        self._torn.clear()
         return sums, norm
 
     def _step_in_backward(
@@ -275,21 +280,19 @@ class Trainer:
         def check(name: str, norm: float) -> None:
             if not math.isfinite(norm):
                 raise bad_gradient(name, examples, where=self._next_step)
+            self._torn = set(_TORN)
 
         step = BackwardStep(self._optimizer, turn, check=check)
         self._model.train()
-        try:
-            with _own_generator(self._device) as generator:
-                generator.manual_seed(seed_at(self._seed, self._key, self._steps, 0))
-                losses = row_losses(self._model, self._collate(examples))
-                sums = losses.detach().tolist()
-                check_finite(examples, sums, where=self._next_step)
-                check_not_zero(examples, sums, where=self._next_step)
-                return sums, step.run(losses.sum() / sum(e.trained_tokens for e in examples))
-        except BaseException:  # an interrupt tears it too
-            if step.has_begun:
-                self._torn = {"weights", "moments"}
-            raise
+        with _own_generator(self._device) as generator:
+            generator.manual_seed(seed_at(self._seed, self._key, self._steps, 0))
+            losses = row_losses(self._model, self._collate(examples))
+            sums = losses.detach().tolist()
+            check_finite(examples, sums, where=self._next_step)
+            check_not_zero(examples, sums, where=self._next_step)
+            norm = step.run(losses.sum() / sum(example.trained_tokens for example in examples))
+        self._torn.clear()
+        return sums, norm
 
     @property
     def _next_step(self) -> str:
@@ -298,7 +301,7 @@ class Trainer:
     def _check_whole(self) -> None:
         if self._torn:
             raise TrainError(
-                f"{self._next_step}: a step failed in its backward pass and left the "
+                f"{self._next_step}: a step failed and left the "
                 f"{' and the '.join(sorted(self._torn, reverse=True))} half updated; load a "
                 "snapshot and renew or restore the optimizer first"
             )

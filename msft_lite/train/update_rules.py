@@ -101,7 +101,8 @@ class FusedAdamW:
     def update(self, targets: Sequence[Target], *, rate: float, steps: int) -> None:
         settings = self._settings
         # The kernel counts the steps up in place: one number a tensor, in one allocation.
-        counts = torch.full((len(targets),), float(steps), device=targets[0].weight.device)
+        device = targets[0].weight.device
+        counts = torch.full((len(targets),), float(steps), dtype=torch.float32, device=device)
         adamw(
             [target.weight for target in targets],
             [target.gradient for target in targets],

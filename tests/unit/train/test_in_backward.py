@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from msft_lite.data.task import Example
 from msft_lite.errors import TrainError
@@ -154,6 +156,34 @@ def test_a_gradient_that_is_not_finite_leaves_its_parameter_and_stops_the_traine
     refused(trainer, "left the moments half updated")
     trainer.renew("")
     assert trainer.step(ROWS) == trainer_of(build(FULL), in_backward()).step(ROWS)
+
+
+class FullMemory(TorchDispatchMode):
+    """Refuses memory for the random bits of the tenth parameter."""
+
+    left = 10
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if func.overloadpacket is torch.ops.aten.random_:
+            self.left -= 1
+            if self.left == 0:
+                raise torch.OutOfMemoryError("no memory")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_early", [False, True])
+def test_memory_that_runs_out_in_an_update_stops_the_trainer(build: Build, is_early: bool) -> None:
+    model = build(replace(FULL, dtype="bfloat16"))
+    trainer = trainer_of(model, in_backward() if is_early else NORMAL)
+    start = trainer.capture()
+    with pytest.raises(TrainError, match="step 1: out of memory"), FullMemory():
+        trainer.step(ROWS)
+    refused(trainer, "left the weights and the moments half updated")
+    trainer.load(start)
+    trainer.renew("")
+    trainer.step(ROWS)
 
 
 def test_a_stopped_trainer_goes_on_from_a_crash_copy(build: Build) -> None:

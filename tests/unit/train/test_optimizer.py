@@ -109,7 +109,9 @@ def test_a_stochastic_step_is_the_librarys_in_float32_and_then_rounded(
     for step in range(3):
         run(ours, range(step, step + 1))
         for name, parameter in exact.items():
-            parameter.grad = ours.parameters[name].grad.float()
+            gradient = ours.parameters[name].grad
+            assert gradient is not None
+            parameter.grad = gradient.float()
         reference.step()
         for name, parameter in exact.items():
             generator = torch.Generator().manual_seed(rounding_seed_at(20, "key", step, name))
