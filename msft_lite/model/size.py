@@ -25,13 +25,11 @@ class ModelSize:
         parameters: of the base, tied tensors counted once.
         trainable_parameters: of the adapter, or all of them.
         snapshot_bytes: the trainable weights, uncompressed.
-        moments_bytes: both of AdamW's moments, in the trainable weights' dtype.
     """
 
     parameters: int
     trainable_parameters: int
     snapshot_bytes: int
-    moments_bytes: int
 
 
 def model_size(settings: ModelSettings) -> ModelSize | None:
@@ -51,8 +49,7 @@ def model_size(settings: ModelSettings) -> ModelSize | None:
         trainable, element_bytes = parameters, _BYTES[settings.dtype]
     else:
         trainable, element_bytes = _adapter_parameters(headers, settings), _ADAPTER_BYTES
-    total_bytes = trainable * element_bytes
-    return ModelSize(parameters, trainable, total_bytes, 2 * total_bytes)
+    return ModelSize(parameters, trainable, trainable * element_bytes)
 
 
 def _adapter_parameters(headers: Mapping[str, TensorHeader], settings: ModelSettings) -> int:

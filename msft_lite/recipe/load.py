@@ -144,6 +144,7 @@ def dump_toml(recipe: Recipe) -> str:
     if recipe.model.tuning == "full":
         for key in LORA_KEYS:
             del document["model"][key]
+        del document["train"]["loraplus_lr_ratio"]
     if isinstance(recipe.method, MsftTable) and recipe.method.detector == "peak":
         del document["method"]["alpha"]
     return tomli_w.dumps({key: value for key, value in document.items() if value != {}})

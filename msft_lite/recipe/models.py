@@ -97,8 +97,14 @@ class TrainTable(Table):
     """Passes of one optimizer step: a step holds the product of the two in rows."""
     max_length: Annotated[int, Field(ge=2)] = 512
     """Most tokens of a training row; what is longer is cut."""
-    optim: Literal["adamw"] = "adamw"
-    """The optimizer."""
+    optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"
+    """AdamW; with moments of 8 bits; with moments that leave a full GPU for the host; both."""
+    bf16_update: Literal["stochastic", "nearest"] | None = None
+    """How full tuning rounds updates of bfloat16 weights; left out: stochastic, without bias."""
+    optimizer_in_backward: bool = False
+    """Update each parameter as soon as its gradient is there: gradients take next to no memory."""
+    loraplus_lr_ratio: Annotated[float, Field(ge=1.0)] = 1.0
+    """LoRA+: the learning rate of an adapter's B matrices is this many times the rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay."""
     warmup_steps: Count = 0
@@ -113,6 +119,21 @@ class TrainTable(Table):
     """Gradients are clipped to this norm; 0: never."""
     threads: Positive | None = None
     """CPU threads of training; left out: all."""
+
+    @model_validator(mode="after")
+    def _a_step_in_backward_is_one_pass(self) -> TrainTable:
+        if self.optimizer_in_backward and self.gradient_accumulation_steps > 1:
+            raise problem(
+                "optimizer_in_backward",
+                "a gradient is complete after the only pass of a step; there are "
+                f"{self.gradient_accumulation_steps}: set gradient_accumulation_steps = 1",
+            )
+        if self.optimizer_in_backward and self.max_grad_norm > 0:
+            raise problem(
+                "optimizer_in_backward",
+                "the norm that clips is known only after the last gradient; set max_grad_norm = 0",
+            )
+        return self
 
 
 class EvalTable(Table):

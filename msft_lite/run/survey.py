@@ -98,6 +98,9 @@ def survey(recipe: Recipe, *, only: str | None = None) -> Survey:
     if any(task.form in ("chats", "template") for task in tasks):
         template = recipe.data.chat_template or "the tokenizer's own"
         notes += (f"chat template: {template}",)
+    optimizer_problems, optimizer_notes = _optimizer(recipe)
+    problems += optimizer_problems
+    notes += optimizer_notes
     tokenizer = None
     try:
         tokenizer = _tokenizer(recipe)
@@ -225,6 +228,19 @@ def _tokenised(
     except MsftError as error:
         return replace(survey, task=task, problem=_named(survey.name, error))
     return replace(survey, task=task)
+
+
+def _optimizer(recipe: Recipe) -> tuple[list[str], tuple[str, ...]]:
+    """Returns what is wrong with the optimizer on this machine, and what is to be known of it."""
+    from msft_lite.run.build import model_settings, train_settings, update_notes
+
+    try:
+        model = model_settings(recipe)
+        return [], update_notes(model, train_settings(recipe, model))
+    except ModelError:  # a GPU is asked for and not here: the recipe may be meant elsewhere
+        return [], ()
+    except RecipeError as error:
+        return [str(error)], ()
 
 
 def _too_long(recipe: Recipe, tasks: Sequence[TaskSurvey], model: PreTrainedModel) -> list[str]:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Literal
+
+from msft_lite.model.settings import Dtype
+
+Optim = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+PAGED = ("paged_adamw", "paged_adamw_8bit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,14 @@ class TrainSettings:
         adam_beta2: decay of the second moment.
         adam_epsilon: added to the root of the second moment.
         max_grad_norm: longer gradients are scaled to this Euclidean norm; 0 never clips.
-        optim: AdamW with moments in the dtype of the trainable weights.
+        optim: AdamW, with moments of 8 bits, or paged (needs a GPU), or both.
+        bf16_update: how bfloat16 weights take an update; of no effect on float32 weights.
+            ``stochastic`` adds it in float32 and rounds at random without bias, ``nearest`` loses
+            what is below half of the weight's last bit.
+        optimizer_in_backward: update each parameter as soon as its gradient is complete; a step
+            is then one forward and backward pass, and no gradient is clipped.
+        loraplus_lr_ratio: the rate of an adapter's B matrices is this many times the rate.
+            Source: Hayou et al., *LoRA+*, arXiv 2402.12354.
     """
 
     learning_rate: float
@@ -32,7 +45,10 @@ class TrainSettings:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 0.0
-    optim: Literal["adamw"] = "adamw"
+    optim: Optim = "adamw"
+    bf16_update: Literal["stochastic", "nearest"] = "stochastic"
+    optimizer_in_backward: bool = False
+    loraplus_lr_ratio: float = 1.0
 
 
 def lr_at(settings: TrainSettings, step: int) -> float:
@@ -45,6 +61,20 @@ def lr_at(settings: TrainSettings, step: int) -> float:
     return settings.learning_rate * (step + 1) / settings.warmup_steps
 
 
+def moment_bytes(optim: Optim, dtype: Dtype, *, is_stochastic: bool) -> float:
+    """Returns how many bytes both moments of a weight take.
+
+    Args:
+        optim: the optimizer.
+        dtype: of the weights.
+        is_stochastic: how bfloat16 weights are rounded; of no effect on float32 ones.
+    """
+    if optim.endswith("8bit"):
+        return 2 * (1 + 4 / 256)
+    is_short = optim == "adamw" and dtype == "bfloat16" and not is_stochastic
+    return 4.0 if is_short else 8.0
+
+
 def seed_at(seed: int, key: str, step: int, micro: int) -> int:
     """Returns the random seed, below 2**63, of one micro-batch's forward pass.
 
@@ -54,5 +84,20 @@ def seed_at(seed: int, key: str, step: int, micro: int) -> int:
         step: optimizer steps done before.
         micro: number of the micro-batch in the step.
     """
-    text = f"{seed}/{step}/{micro}/{key}"
+    return _hashed(f"{seed}/{step}/{micro}/{key}")
+
+
+def rounding_seed_at(seed: int, key: str, step: int, name: str) -> int:
+    """Returns the random seed, below 2**63, of the rounding of one parameter in one step.
+
+    Args:
+        seed: of the run.
+        key: of the roll-out's optimizer, as given to `Trainer.renew`.
+        step: optimizer steps done before.
+        name: of the parameter.
+    """
+    return _hashed(json.dumps([seed, step, name, key]))  # never the text of a micro-batch
+
+
+def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

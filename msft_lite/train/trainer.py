@@ -14,7 +14,7 @@ import torch
 
 from msft_lite.data.task import Example, TokenCount
 from msft_lite.errors import SnapshotError, TrainError
-from msft_lite.model.load import apply, capture, check_tensors, trainable_parameters
+from msft_lite.model.load import apply, capture, trainable_parameters
 from msft_lite.model.loss import (
     Batch,
     TokenIds,
@@ -25,10 +25,12 @@ from msft_lite.model.loss import (
     vocabulary_size,
 )
 from msft_lite.model.weights import Weights
+from msft_lite.train.in_backward import BackwardStep
+from msft_lite.train.optimizer import Optimizer, Turn, total_norm
+from msft_lite.train.refusals import bad_gradient, check_finite, check_not_zero, check_rows
 from msft_lite.train.settings import TrainSettings, lr_at, seed_at
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-_MOST_ROWS_NAMED = 8
+_TORN = ("weights", "moments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,16 @@ class StepResult:
 
 
 class Trainer:
-    """Owns a model's trainable weights, AdamW's moments and two counters.
+    """Owns a model's trainable weights, an optimizer with its moments, and two counters.
 
     Every method leaves the global random generators as it found them, and what it computes does
     not depend on them. On the CPU a step is bitwise reproducible for one number of threads.
+
+    A step that fails while parameters are updated may have updated some and others not. With
+    ``optimizer_in_backward`` that can come of a gradient that is not finite: parameters of later
+    layers have been updated then. Otherwise it takes an interrupt, or too little memory. The
+    trainer then refuses every further step until the weights have been put back by `load`, and the
+    moments by `restore_state` or `renew`.
     """
 
     def __init__(
@@ -71,8 +79,11 @@ class Trainer:
         Args:
             model: as `load_model` returns it.
             settings: of the optimizer.
-            seed: of dropout.
+            seed: of dropout and stochastic rounding.
             pad_id: token id that fills rows up; any valid one, since nothing looks at it.
+
+        Raises:
+            TrainError: the optimizer needs a library or a GPU that is not there.
         """
         self._model = model
         self._settings = settings
@@ -81,9 +92,10 @@ class Trainer:
         self._parameters = trainable_parameters(model)
         self._vocabulary = vocabulary_size(model)
         self._device = next(iter(self._parameters.values())).device
-        self._optimizer = _adamw(self._parameters, settings)
+        self._optimizer = Optimizer(self._parameters, settings, seed=seed)
         self._key = ""
         self._steps = 0
+        self._torn: set[str] = set()  # what a step is updating, or left half updated
 
     @property
     def steps(self) -> int:
@@ -97,18 +109,18 @@ class Trainer:
             SnapshotError: the weights are of another model or tuning.
         """
         apply(self._model, weights)
+        self._torn.discard("weights")
 
     def capture(self) -> Weights:
         """Returns copies of the trainable weights on the host."""
         return capture(self._model)
 
     def renew(self, key: str) -> None:
-        """Starts a new optimizer: zero moments, no steps done, dropout drawn from ``key``."""
-        for parameter in self._parameters.values():
-            for value in self._optimizer.state[parameter].values():
-                value.zero_()
+        """Starts a new optimizer: zero moments, no steps done, all chance drawn from ``key``."""
+        self._optimizer.zero()
         self._key = key
         self._steps = 0
+        self._torn.discard("moments")
 
     def step(self, examples: Sequence[Example]) -> StepResult:
         """Trains one optimizer step on ``examples``, in the order given.
@@ -118,23 +130,24 @@ class Trainer:
 
         Raises:
             TrainError: a row cannot be trained on, the loss or the gradient is not finite, the
-                loss is zero, or memory ran out. Weights, moments and counters are unchanged.
+                loss is zero, or memory ran out. Weights, moments and counters are unchanged, but
+                for what the class says. Or a step failed in that way before.
         """
         if not examples:
             raise TrainError(f"{self._next_step}: no rows to train on")
-        self._check_rows(examples)
+        self._check_whole()
+        check_rows(examples, vocabulary=self._vocabulary, where=self._next_step)
+        turn = Turn(self._key, self._steps, lr_at(self._settings, self._steps))
         try:
             with self._memory_advice():
-                sums = self._accumulate(examples)
-                self._check_finite(examples, sums)
-                self._check_not_zero(examples, sums)
-                norm = self._gradient_norm()
-                self._check_norm(examples, norm)
-                rate = self._update(norm)
+                if self._settings.optimizer_in_backward:
+                    sums, norm = self._step_in_backward(examples, turn)
+                else:
+                    sums, norm = self._step_after_backward(examples, turn)
         finally:
-            self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer.forget_gradients()
         self._steps += 1
-        return StepResult(_by_task(examples, sums), TokenCount.of(examples), norm, rate)
+        return StepResult(_by_task(examples, sums), TokenCount.of(examples), norm, turn.rate)
 
     def probe(
         self, batches: Mapping[str, Sequence[Example]]
@@ -162,7 +175,7 @@ class Trainer:
     def state(self) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
         """Returns copies of the moments on the host, by stable names, and the counters."""
         moments = {
-            name: tensor.detach().to("cpu", copy=True) for name, tensor in self._moments().items()
+            name: tensor.to("cpu", copy=True) for name, tensor in self._optimizer.tensors().items()
         }
         return moments, {"key": self._key, "steps": self._steps}
 
@@ -177,13 +190,9 @@ class Trainer:
         key, steps = counters.get("key"), counters.get("steps")
         if not isinstance(key, str) or not isinstance(steps, int) or steps < 0:
             raise SnapshotError(f"crash copy: the trainer's counters are damaged: {counters!r}")
-        own = self._moments()
-        check_tensors(moments, own, what="crash copy")
-        for name, tensor in own.items():
-            tensor.copy_(moments[name])
-        for parameter in self._parameters.values():
-            self._optimizer.state[parameter]["step"].fill_(float(steps))
+        self._optimizer.restore(moments)
         self._key, self._steps = key, steps
+        self._torn.discard("moments")
 
     def losses(self, examples: Sequence[Example]) -> list[float]:
         """Returns each row's mean loss per token that carries loss, in nats, without dropout.
@@ -194,7 +203,7 @@ class Trainer:
         Raises:
             TrainError: a row has no loss, a loss is not finite, or memory ran out.
         """
-        self._check_rows(examples)
+        check_rows(examples, vocabulary=self._vocabulary, where=self._next_step)
         rows = self._settings.per_device_train_batch_size
         parts: list[torch.Tensor] = []
         with self._memory_advice(), evaluating(self._model):
@@ -202,7 +211,7 @@ class Trainer:
                 batch = self._collate(examples[start : start + rows])
                 parts.append(row_losses(self._model, batch))
             sums = torch.cat(parts).tolist() if parts else []
-        self._check_finite(examples, sums)
+        check_finite(examples, sums, where=self._next_step)
         return [loss / e.trained_tokens for e, loss in zip(examples, sums, strict=True)]
 
     def log_probabilities(
@@ -241,80 +250,70 @@ class Trainer:
     def _collate(self, examples: Sequence[Example]) -> Batch:
         return collate_examples(examples, pad_id=self._pad_id, device=self._device)
 
-    def _gradient_norm(self) -> float:
-        for parameter in self._parameters.values():
-            if parameter.grad is None:  # unused in this step; its moments decay like the others'
-                parameter.grad = torch.zeros_like(parameter)
-        norms = [
-            torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
-            for parameter in self._parameters.values()
-        ]
-        return float(torch.linalg.vector_norm(torch.stack(norms)))
+    def _step_after_backward(
+        self, examples: Sequence[Example], turn: Turn
+    ) -> tuple[list[float], float]:
+        """Takes a step once all gradients are there; returns each row's loss, and their norm."""
+        sums = self._accumulate(examples)
+        check_finite(examples, sums, where=self._next_step)
+        check_not_zero(examples, sums, where=self._next_step)
+        self._optimizer.complete_gradients()
+        norms = self._optimizer.norms()
+        norm = total_norm(norms.values())
+        if not math.isfinite(norm):
+            bad = [name for name, value in norms.items() if not value.isfinite()]
+            name = bad[0] if bad else next(iter(norms))
+            raise bad_gradient(name, examples, where=self._next_step)
+        if 0 < self._settings.max_grad_norm < norm:
+            self._optimizer.scale_gradients(self._settings.max_grad_norm / norm)
+        self._torn = set(_TORN)
+        self._optimizer.step(turn)
+        self._torn.clear()
+        return sums, norm
 
-    def _update(self, norm: float) -> float:
-        """Clips, takes the optimizer step and returns its learning rate."""
-        limit = self._settings.max_grad_norm
-        if 0 < limit < norm:
-            for parameter in self._parameters.values():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(limit / norm)
-        rate = lr_at(self._settings, self._steps)
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
-        return rate
+    def _step_in_backward(
+        self, examples: Sequence[Example], turn: Turn
+    ) -> tuple[list[float], float]:
+        """Takes a step while gradients come; returns each row's loss, and the gradient's norm."""
+        self._check_one_pass(examples)
 
-    def _moments(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{moment}.{name}": self._optimizer.state[parameter][moment]
-            for moment in _MOMENTS
-            for name, parameter in self._parameters.items()
-        }
+        def check(name: str, norm: float) -> None:
+            if not math.isfinite(norm):
+                raise bad_gradient(name, examples, where=self._next_step)
+            self._torn = set(_TORN)
+
+        step = BackwardStep(self._optimizer, turn, check=check)
+        self._model.train()
+        with _own_generator(self._device) as generator:
+            generator.manual_seed(seed_at(self._seed, self._key, self._steps, 0))
+            losses = row_losses(self._model, self._collate(examples))
+            sums = losses.detach().tolist()
+            check_finite(examples, sums, where=self._next_step)
+            check_not_zero(examples, sums, where=self._next_step)
+            norm = step.run(losses.sum() / sum(example.trained_tokens for example in examples))
+        self._torn.clear()
+        return sums, norm
 
     @property
     def _next_step(self) -> str:
         return f"step {self._steps + 1}"
 
-    def _check_rows(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            name = f"{self._next_step}: {example.task} row {example.row}"
-            if not example.prompt or not example.answer:
-                part = "answer" if example.prompt else "prompt"
-                raise TrainError(f"{name} has an empty {part}; a row needs a prompt and an answer")
-            if example.trained_tokens < 1:
-                raise TrainError(f"{name} has no token that carries loss; leave the row out")
-            if (largest := max(*example.prompt, *example.answer)) >= self._vocabulary:
-                raise TrainError(
-                    f"{name} has token id {largest}, the model knows {self._vocabulary}; the "
-                    "tokenizer is not its own"
-                )
-
-    def _check_finite(self, examples: Sequence[Example], sums: Sequence[float]) -> None:
-        bad = [e for e, loss in zip(examples, sums, strict=True) if not math.isfinite(loss)]
-        if bad:
+    def _check_whole(self) -> None:
+        if self._torn:
             raise TrainError(
-                f"{self._next_step}: the loss is not finite (nan or inf) on {_rows(bad)}; "
-                "lower learning_rate, set max_grad_norm, or look at these rows"
+                f"{self._next_step}: a step failed and left the "
+                f"{' and the '.join(sorted(self._torn, reverse=True))} half updated; load a "
+                "snapshot and renew or restore the optimizer first"
             )
 
-    def _check_not_zero(self, examples: Sequence[Example], sums: Sequence[float]) -> None:
-        if not any(sums):
+    def _check_one_pass(self, examples: Sequence[Example]) -> None:
+        rows = self._settings.per_device_train_batch_size
+        if len(examples) > rows or self._settings.max_grad_norm > 0:
             raise TrainError(
-                f"{self._next_step}: the loss is exactly zero on {_rows(examples)}; nothing "
-                "can be learned from them: look for repeated rows, or lower learning_rate"
+                f"{self._next_step}: with optimizer_in_backward a step is one pass of at most "
+                f"{rows} rows, without clipping; there are {len(examples)} rows and max_grad_norm "
+                f"is {self._settings.max_grad_norm:g}"
             )
-
-    def _check_norm(self, examples: Sequence[Example], norm: float) -> None:
-        if math.isfinite(norm):
-            return
-        name = next(
-            name
-            for name, parameter in self._parameters.items()
-            if parameter.grad is None or not parameter.grad.isfinite().all()
-        )
-        raise TrainError(
-            f"{self._next_step}: the gradient is not finite, first in {name!r}, on "
-            f"{_rows(examples)}; lower learning_rate or train in float32"
-        )
 
     @contextmanager
     def _memory_advice(self) -> Iterator[None]:
@@ -337,29 +336,6 @@ class Trainer:
             f"per_device_train_batch_size {smaller} (results stay the same), set "
             "gradient_checkpointing = true, lower max_length, or tune with LoRA"
         )
-
-
-def _adamw(
-    parameters: Mapping[str, torch.nn.Parameter], settings: TrainSettings
-) -> torch.optim.AdamW:
-    """Returns AdamW with its moments laid out as zeros, so that they exist before step 1.
-
-    ``fused`` is the one kernel that computes in float32 for bfloat16 weights too; its result does
-    not depend on how parameters are grouped.
-    """
-    optimizer = torch.optim.AdamW(
-        list(parameters.values()),
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    for parameter in parameters.values():
-        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        moments = {moment: torch.zeros_like(parameter.detach()) for moment in _MOMENTS}
-        optimizer.state[parameter] = {"step": step, **moments}
-    return optimizer
 
 
 @contextmanager
@@ -385,9 +361,3 @@ def _by_task(examples: Sequence[Example], sums: Sequence[float]) -> dict[str, To
             before.loss_sum + loss_sum, before.tokens + example.trained_tokens
         )
     return losses
-
-
-def _rows(examples: Sequence[Example]) -> str:
-    named = ", ".join(f"{e.task} row {e.row}" for e in examples[:_MOST_ROWS_NAMED])
-    more = len(examples) - _MOST_ROWS_NAMED
-    return f"{named} and {more} more rows" if more > 0 else named

@@ -55,6 +55,10 @@ REFUSED = {
     "train.learning_rate=inf": "finite number",
     "train.learning_rate=0": "must be greater than 0",
     "train.adam_beta1=1.0": "must be less than 1",
+    "train.optim=adam8": "'paged_adamw_8bit'",
+    "train.bf16_update=nearest": 'has no effect with tuning = "lora", whose adapters are float32',
+    "train.loraplus_lr_ratio=0.5": "must be at least 1",
+    "train.optimizer_in_backward=true": "there are 8: set gradient_accumulation_steps = 1",
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
     "model.revision=12": "text in quotes",
     "model.name_or_path=": "model.name_or_path (from the command line): is missing",
@@ -109,6 +113,52 @@ def test_lora_options_are_refused_only_where_they_are_written(small: Path) -> No
     assert load(small, ["model.tuning=full"]).model.tuning == "full"
     message = refusal(small, "model.tuning=full", "model.lora_r=4")
     assert "model.lora_r = 4 (from the command line): has no effect" in message
+
+
+TOGETHER = {
+    ("model.tuning=full", "model.dtype=float32", "train.bf16_update=stochastic"): (
+        'train.bf16_update = "stochastic" (from the command line): has no effect with '
+        'model.dtype = "float32"; take it out'
+    ),
+    ("model.tuning=full", "train.loraplus_lr_ratio=1.0"): (
+        "train.loraplus_lr_ratio = 1.0 (from the command line): has no effect with "
+        'tuning = "full"; take it out'
+    ),
+    (
+        "train.optimizer_in_backward=true",
+        "train.gradient_accumulation_steps=1",
+        "train.max_grad_norm=1.0",
+    ): "the norm that clips is known only after the last gradient; set max_grad_norm = 0",
+    ("model.device=cpu", "train.optim=paged_adamw_8bit"): (
+        "paging needs a GPU and model.device is cpu; take 'adamw_8bit'"
+    ),
+}
+
+
+@pytest.mark.parametrize("overrides", TOGETHER)
+def test_keys_of_the_optimizer_that_exclude_each_other(
+    small: Path, overrides: tuple[str, ...]
+) -> None:
+    assert TOGETHER[overrides] in refusal(small, *overrides)
+
+
+def test_keys_of_the_optimizer_that_go_together(small: Path) -> None:
+    full = load(
+        small,
+        [
+            "model.tuning=full",
+            "model.dtype=bfloat16",
+            "model.device=cuda",
+            "train.optim=paged_adamw_8bit",
+            "train.bf16_update=nearest",
+            "train.optimizer_in_backward=true",
+            "train.gradient_accumulation_steps=1",
+        ],
+    )
+    assert full.train.bf16_update == "nearest"
+    small.write_text(dump_toml(full))  # says nothing of LoRA+, which would be refused
+    assert load(small) == full
+    assert load(small, ["model.tuning=lora", "train.bf16_update=", "train.loraplus_lr_ratio=16"])
 
 
 def test_dataset_needs_a_split(small: Path) -> None:

@@ -100,6 +100,14 @@ def test_the_papers_way_to_steer_is_told_and_loads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("change", ["train.bf16_update=nearest", "train.optim=adamw_8bit"])
+def test_other_updates_are_told_and_load(name: str, change: str) -> None:
+    assert change in (PAPER / "tasks.toml").read_text()
+    assert recipe_of(name).train.bf16_update is None
+    assert recipe_of(name, change) != recipe_of(name)
+
+
+@pytest.mark.parametrize("name", BASES)
 def test_the_smaller_recipe_differs_in_model_and_training_alone(name: str) -> None:
     full, small = recipe_of(name), recipe_of(BASES[name][1])
     ours, theirs = tables(small), tables(full)

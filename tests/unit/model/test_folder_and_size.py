@@ -56,7 +56,6 @@ def test_sizes_equal_those_of_the_loaded_model(
         assert size.parameters == sum(p.numel() for p in model.parameters()) - adapter
         assert size.trainable_parameters == trainable
         assert size.snapshot_bytes == weights.total_bytes
-        assert size.moments_bytes == 2 * weights.total_bytes
 
 
 def test_a_model_on_the_hub_has_no_size_yet() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from msft_lite.errors import RecipeError
 from msft_lite.recipe import load
@@ -176,3 +177,23 @@ def test_a_template_in_use_is_named(small_recipe: Path, tmp_path: Path) -> None:
     assert found.problems == ()
     assert f"chat template: {tmp_path / 'chat.jinja'}" in found.notes
     assert {task.form for task in found.tasks} == {"template"}
+
+
+def test_nearest_rounding_gets_a_note(small_recipe: Path) -> None:
+    full = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "model.dtype=bfloat16")
+    (note,) = (
+        note
+        for note in surveyed(small_recipe, *full, "train.bf16_update=nearest").notes
+        if "bf16_update" in note
+    )
+    assert "1/500 to 1/250 of the weight) is lost of every update" in note
+    assert not any("bf16_update" in note for note in surveyed(small_recipe, *full).notes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='"auto" is the GPU here')
+def test_what_auto_rules_out_is_a_problem(small_recipe: Path) -> None:
+    full = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "model.dtype=auto")
+    (problem,) = surveyed(small_recipe, *full, "train.bf16_update=nearest").problems
+    assert 'model.dtype = "auto" is float32 on a CPU' in problem
+    (problem,) = surveyed(small_recipe, "train.optim=paged_adamw").problems
+    assert 'model.device = "auto" is the CPU here; take "adamw"' in problem

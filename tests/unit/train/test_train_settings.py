@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msft_lite.train.settings import TrainSettings, lr_at, seed_at
+from msft_lite.model.settings import Dtype
+from msft_lite.train.settings import (
+    Optim,
+    TrainSettings,
+    lr_at,
+    moment_bytes,
+    rounding_seed_at,
+    seed_at,
+)
 
 
 def settings(warmup_steps: int) -> TrainSettings:
@@ -43,3 +52,37 @@ def test_every_argument_changes_the_seed() -> None:
 
 def test_seeds_are_the_same_on_every_machine() -> None:
     assert seed_at(20, "key", 3, 1) == 5387304232266648182
+    assert rounding_seed_at(20, "key", 3, "layer.weight") == 8391865030552803998
+
+
+def test_every_argument_changes_the_seed_of_rounding() -> None:
+    seeds = {
+        rounding_seed_at(seed, key, step, name)
+        for seed in (1, 11)
+        for key in ("", "1", 'a", "b')
+        for step in (0, 1, 11)
+        for name in ("a", 'a", "b', "b")
+    }
+    others = {
+        seed_at(seed, key, step, 0) for seed in (1, 11) for key in ("", "1") for step in (0, 1)
+    }
+    assert len(seeds) == 2 * 3 * 3 * 3
+    assert not seeds & others
+
+
+@pytest.mark.parametrize(
+    ("optim", "dtype", "is_stochastic", "expected"),
+    [
+        ("adamw", "float32", True, 8),
+        ("adamw", "bfloat16", True, 8),
+        ("adamw", "bfloat16", False, 4),
+        ("adamw_8bit", "bfloat16", False, 2 + 2 / 64),
+        ("paged_adamw", "bfloat16", False, 8),
+        ("paged_adamw_8bit", "float32", True, 2 + 2 / 64),
+    ],
+)
+def test_bytes_of_the_moments(
+    optim: Optim, dtype: Dtype, is_stochastic: bool, expected: float
+) -> None:
+    """float32 has 4 bytes, bfloat16 2, a code 1, and 256 codes share a scale of 4."""
+    assert moment_bytes(optim, dtype, is_stochastic=is_stochastic) == expected
