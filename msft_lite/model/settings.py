@@ -31,6 +31,8 @@ class ModelSettings:
         lora_target_modules: ``all-linear`` (every linear module but the output head) or names of
             linear modules, such as ``q_proj``.
         attn_implementation: as transformers names it; None is ``sdpa``.
+        padding_free: lay the rows of a batch one after another, see `packing`; None is wherever
+            that is proved to be safe and ``attn_implementation`` is None.
         gradient_checkpointing: recompute each layer's activations in the backward pass.
         trust_remote_code: run Python code that comes with the model.
         chat_template: Jinja file that takes the place of the tokenizer's own template.
@@ -47,6 +49,7 @@ class ModelSettings:
     lora_dropout: float = 0.0
     lora_target_modules: Literal["all-linear"] | tuple[str, ...] = ALL_LINEAR
     attn_implementation: str | None = None
+    padding_free: bool | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
     chat_template: Path | None = None

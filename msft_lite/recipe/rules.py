@@ -15,6 +15,7 @@ PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _engine(recipe)
+    yield from _batches(recipe)
     yield from _presets(recipe)
     yield from _metrics(recipe)
     yield from _control_rows(recipe)
@@ -27,6 +28,15 @@ def _engine(recipe: Recipe) -> Iterator[Conflict]:
             "engine.name",
             "vllm would answer with another base than the 4-bit one that is trained on; "
             'with model.load_in_4bit the engine is "torch", or "auto"',
+        )
+
+
+def _batches(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.train.padding_free and recipe.model.attn_implementation is not None:
+        yield (
+            "train.padding_free",
+            "rows that lie one after another have an attention kernel of their own; take "
+            "model.attn_implementation out, or this key, and rows are padded",
         )
 
 
