@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -129,7 +130,9 @@ def _narrow_windows(base: PreTrainedModel) -> Iterator[None]:
     number to its attention than it masks by is found out this way.
     """
     text = base.config.get_text_config()
-    owners = [owner for owner in (text, *base.modules()) if vars(owner).get("sliding_window")]
+    owners: list[Any] = [
+        owner for owner in (text, *base.modules()) if vars(owner).get("sliding_window")
+    ]
     before = [owner.sliding_window for owner in owners]
     try:
         for owner in owners:

@@ -91,8 +91,9 @@ def attention(
     # The kernel knows no dropout and no float32.
     if query.is_cuda and query.dtype == torch.bfloat16 and not options.get("dropout"):
         return _all_rows(query, key, value, options)[None], None
-    parts = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
-    return torch.cat([_row(*row, options) for row in zip(*parts, strict=True)], dim=1), None
+    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
+    rows = [_row(q, k, v, options) for q, k, v in zip(queries, keys, values, strict=True)]
+    return torch.cat(rows, dim=1), None
 
 
 def _all_rows(
@@ -100,8 +101,11 @@ def _all_rows(
 ) -> torch.Tensor:
     """Returns the weighted values of all rows, [T, H, D], from one call on a GPU."""
     window = options.get("sliding_window")
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return varlen_attn(  # pyright: ignore[reportReturnType] - a pair only where one is asked for
-        *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+        query,
+        key,
+        value,
         options["cu_seq_lens_q"],
         options["cu_seq_lens_k"],
         options["max_length_q"],

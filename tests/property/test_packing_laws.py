@@ -138,9 +138,10 @@ def test_a_window_matters_and_is_honoured(family: str, folder: Path) -> None:
     model = loaded(saved(family, folder), "full")
     long = Example("a", 0, tuple(range(1, 20)), (3,))
     wide = loaded(saved(family, folder), "full")
-    for module in (wide.config, *wide.modules()):
-        if vars(module).get("sliding_window"):
-            module.sliding_window = 64
+    owners: list[Any] = [wide.config, *wide.modules()]
+    for owner in owners:
+        if vars(owner).get("sliding_window"):
+            owner.sliding_window = 64
     packed = losses_of(model, [long, ROWS[0]], packed=True)
     assert_near([packed[:1]], [losses_of(model, [long], packed=False)])
     assert abs(packed[0] - losses_of(wide, [long, ROWS[0]], packed=True)[0]) > 1e-3

@@ -56,6 +56,7 @@ REFUSED = {
     "train.learning_rate=0": "must be greater than 0",
     "train.adam_beta1=1.0": "must be less than 1",
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
+    "train.padding_free=1": "true or false is needed",
     "model.revision=12": "text in quotes",
     "model.name_or_path=": "model.name_or_path (from the command line): is missing",
     "model.name_or_path=a/b/c": "no folder",
@@ -109,6 +110,15 @@ def test_lora_options_are_refused_only_where_they_are_written(small: Path) -> No
     assert load(small, ["model.tuning=full"]).model.tuning == "full"
     message = refusal(small, "model.tuning=full", "model.lora_r=4")
     assert "model.lora_r = 4 (from the command line): has no effect" in message
+
+
+def test_rows_one_after_another_have_an_attention_of_their_own(small: Path) -> None:
+    kernel = "model.attn_implementation=eager"
+    message = refusal(small, "train.padding_free=true", kernel)
+    assert "train.padding_free = true (from the command line): rows that lie one after" in message
+    assert load(small, ["train.padding_free=false", kernel]).train.padding_free is False
+    assert load(small, ["train.padding_free=true"]).train.padding_free is True
+    assert load(small, [kernel]).train.padding_free is None
 
 
 def test_dataset_needs_a_split(small: Path) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     Qwen2Config,
@@ -117,7 +118,7 @@ class Mixing(modeling_llama.LlamaMLP):
 
 @pytest.fixture
 def llama(tmp_path: Path) -> ModelSettings:
-    return saved(modeling_llama.LlamaConfig.from_dict(SHAPE), tmp_path)
+    return saved(LlamaConfig.from_dict(SHAPE), tmp_path)
 
 
 @pytest.mark.parametrize(
