@@ -16,10 +16,16 @@ from msft_lite.model.varlen import keeps_rows_apart, row_arguments
 
 
 def hidden_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Returns the last hidden state of every token, [B, T, D], of packed rows [1, T, D]."""
+    """Returns the last hidden state of every token, [B, T, D], of packed rows [1, T, D].
+
+    Raises:
+        ModelError: rows are packed, and the model does not keep them apart.
+    """
+    base = base_model(model)
+    if batch.bounds is not None and not keeps_rows_apart(base):
+        raise ModelError("the rows of a batch lie one after another in a model that wants padding")
     packed = {} if batch.bounds is None else row_arguments(batch.bounds)
-    output = _backbone(base_model(model))(input_ids=batch.ids, use_cache=False, **packed)
-    return output.last_hidden_state
+    return _backbone(base)(input_ids=batch.ids, use_cache=False, **packed).last_hidden_state
 
 
 def answer_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

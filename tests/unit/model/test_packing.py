@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -24,7 +25,7 @@ from msft_lite.model.batch import as_given, collate, in_batches
 from msft_lite.model.load import ModelSettings, load_model
 from msft_lite.model.loss import base_model, hidden_states
 from msft_lite.model.packing import batch_line, packing_problem, takes_packed_rows
-from msft_lite.model.varlen import NAME
+from msft_lite.model.varlen import NAME, keep_rows_apart
 
 SHAPE = {
     "vocab_size": 40,
@@ -186,6 +187,45 @@ def test_windows_are_as_before_after_the_proof(tmp_path: Path) -> None:
     windows = {vars(m)["sliding_window"] for m in model.modules() if "sliding_window" in vars(m)}
     assert windows - {None} == {6}
     assert model.config.sliding_window == 6
+
+
+class Shapes(TorchDispatchMode):
+    """Notes the last two dimensions of whatever an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.seen.add(tuple(result.shape[-2:]))
+        return result
+
+
+def test_nothing_of_all_tokens_squared_is_made(tmp_path: Path) -> None:
+    """Of 21 tokens; of the row of 9, which is longer than the window of 4, a mask is."""
+    config = Qwen2Config.from_dict(
+        SHAPE | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    )
+    model = load_model(saved(config, tmp_path), seed=1)
+    rows = [((1, 2), (3,)), ((1,), tuple(range(8))), ((1, 2), tuple(range(7)))]
+    with Shapes() as shapes:
+        hidden_states(model, collate(rows, pad_id=0, device="cpu", packed=True)).sum().backward()
+    assert (21, 21) not in shapes.seen
+    assert (9, 9) in shapes.seen
+    keep_rows_apart(base_model(model), on=False)
+    row = [((1, 2), tuple(range(19)))]
+    with Shapes() as shapes:
+        hidden_states(model, collate(row, pad_id=0, device="cpu"))
+    assert (21, 21) in shapes.seen
+
+
+def test_packed_rows_in_a_model_that_wants_padding_are_an_error(lora: ModelSettings) -> None:
+    model = load_model(replace(lora, padding_free=False), seed=1)
+    batch = collate([((1, 2), (3,)), ((4,), (5,))], pad_id=0, device="cpu", packed=True)
+    with pytest.raises(ModelError, match="in a model that wants padding"):
+        hidden_states(model, batch)
 
 
 def test_packed_rows_without_their_bounds_are_an_error(lora: ModelSettings) -> None:
