@@ -27,14 +27,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from msft_lite.errors import ModelError
+from msft_lite.model.batch import collate
+from msft_lite.model.cross_entropy import recomputes_logits
 from msft_lite.model.four_bit import weight_count
-from msft_lite.model.loss import answer_losses, collate, evaluating
+from msft_lite.model.loss import answer_states, base_model, evaluating, output_head
 
 # Two tokens of a prompt and one of an answer: a matrix that all tokens pass sees three rows, the
 # head sees one.
@@ -56,7 +57,9 @@ class FlopRates:
         body_forward: a token, all linear layers but the output head, adapters included.
         body_backward: a token; gradients of inputs and of weights, where there are any.
         head_forward: a token that carries loss; a head tied to the embedding counts as well.
-        head_backward: a token that carries loss.
+        head_backward: a token that carries loss; run in the forward pass if the head is frozen.
+        head_recompute: a token that carries loss; logits that the backward pass computes again,
+            see `cross_entropy`; 0 if the head is frozen.
         attention_forward: a squared token of a row; scores and weighted values of all query
             heads and layers, as dense attention computes them. A causal kernel may do half.
         attention_backward: a squared token of a row.
@@ -69,6 +72,7 @@ class FlopRates:
     body_backward: int
     head_forward: int
     head_backward: int
+    head_recompute: int
     attention_forward: int
     attention_backward: int
     recompute: bool
@@ -106,14 +110,14 @@ def flop_rates(model: nn.Module, *, gradient_checkpointing: bool) -> FlopRates |
         model: as `load_model` returns it.
         gradient_checkpointing: whether activations are recomputed in training.
     """
-    base = _base(model)
+    base = base_model(model)
     width = _query_width(base)
     if width is None or _has_other_weights(base):
         return None
     products, gradients = _observed(model, base)
     if {product.module for product in products} != set(_matrices(base)):
         return None
-    parts = set(_head(base).modules())
+    parts = set(output_head(base).modules())
     head = [product for product in products if product.module in parts]
     body = [product for product in products if product.module not in parts]
     if any(product.rows != _TOKENS for product in body):
@@ -126,6 +130,7 @@ def flop_rates(model: nn.Module, *, gradient_checkpointing: bool) -> FlopRates |
         body_backward=_backward(body),
         head_forward=_forward(head),
         head_backward=_backward(head),
+        head_recompute=_forward(head) if recomputes_logits(output_head(base)) else 0,
         attention_forward=4 * width * layers,
         attention_backward=2 * width * _attention_gradients(gradients, layers),
         recompute=gradient_checkpointing,
@@ -138,8 +143,8 @@ def parameters_without_embedding(model: nn.Module) -> int:
     Embeddings, of positions too, are left out and adapters are not counted. An output head that is
     tied to the embedding is multiplied with, and counts once.
     """
-    base = _base(model)
-    head = {id(parameter) for parameter in _head(base).parameters()}
+    base = base_model(model)
+    head = {id(parameter) for parameter in output_head(base).parameters()}
     looked_up = {
         id(module.weight) for module in base.modules() if isinstance(module, nn.Embedding)
     } - head
@@ -153,7 +158,7 @@ def model_bytes(model: nn.Module) -> int:
     Tied tensors count once and adapters do not. Weights held in 4 bits count as the numbers that
     they stand for, since a copy of a model tuned in full would hold those.
     """
-    base = _base(model)
+    base = base_model(model)
     dtype = _embedding(base).weight.dtype
     return sum(
         weight_count(p) * (p.dtype if p.is_floating_point() else dtype).itemsize
@@ -203,7 +208,8 @@ def _observed(
             hooks += [(children[name], _gradient_hook(needs, name)) for name in _PROJECTIONS]
     batch = collate([_ROW], pad_id=0, device=_embedding(base).weight.device)
     with _hooked(hooks), evaluating(model), torch.enable_grad():
-        answer_losses(model, batch)
+        # The loss calls no module for the logits of a plain head, so the head is asked here.
+        output_head(base)(answer_states(model, batch))
     return products, gradients
 
 
@@ -263,20 +269,6 @@ def _query_width(base: PreTrainedModel) -> int | None:
 
 def _base_parameters(base: PreTrainedModel) -> list[nn.Parameter]:
     return [p for name, p in base.named_parameters() if ".lora_" not in name]
-
-
-def _base(model: nn.Module) -> PreTrainedModel:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(base, PreTrainedModel):
-        raise ModelError(f"{type(base).__name__} is not a model of transformers")
-    return base
-
-
-def _head(base: PreTrainedModel) -> nn.Module:
-    head = base.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(base).__name__} has no output head")
-    return head
 
 
 def _embedding(base: PreTrainedModel) -> nn.Embedding:

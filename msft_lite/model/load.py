@@ -36,6 +36,7 @@ from msft_lite.model.four_bit import (
     quantisation,
 )
 from msft_lite.model.loss import check_head
+from msft_lite.model.packing import lay_out
 from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.model.weights import Kind, Weights
 
@@ -133,7 +134,9 @@ def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftM
         base.requires_grad_(True)
     if settings.gradient_checkpointing:
         _checkpoint_layers(base, settings)
-    return _placed(model, settings)
+    placed = _placed(model, settings)
+    lay_out(placed, settings)
+    return placed
 
 
 def base_weights(settings: ModelSettings) -> Weights:

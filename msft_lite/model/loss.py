@@ -4,93 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from msft_lite.data.task import Example, Span
 from msft_lite.errors import ModelError
+from msft_lite.model.batch import Batch, Row, as_given, collate, in_batches
+from msft_lite.model.cross_entropy import token_losses
+from msft_lite.model.varlen import keeps_rows_apart, row_arguments
 
-TokenIds = Sequence[int]
 
+def hidden_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Returns the last hidden state of every token, [B, T, D], of packed rows [1, T, D].
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows padded on the right, and where their answers are predicted.
-
-    A position sees only what is left of it, so padding on the right needs no attention mask: no
-    answer sees it, and the loss never looks at it.
-
-    Attributes:
-        ids: int64 [B, T].
-        positions: int64 [N], places in the flattened [B * T] whose next token carries loss; rows
-            in order.
-        targets: int64 [N], those next tokens.
-        counts: tokens of each row that carry loss; they add up to N.
+    Raises:
+        ModelError: rows are packed, and the model does not keep them apart.
     """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    targets: torch.Tensor
-    counts: tuple[int, ...]
-
-
-def collate(
-    rows: Sequence[tuple[TokenIds, TokenIds]],
-    *,
-    pad_id: int,
-    device: torch.device | str,
-    silent: Sequence[Sequence[Span]] = (),
-) -> Batch:
-    """Returns the batch of (prompt, answer) pairs, each with at least one token.
-
-    Args:
-        rows: token ids.
-        pad_id: fills rows up on the right.
-        device: of the batch's tensors.
-        silent: for each row the stretches of its answer without loss; all of every answer carries
-            loss where nothing is given.
-    """
-    length = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids, positions, targets, counts = [], [], [], []
-    for number, (prompt, answer) in enumerate(rows):
-        padding = length - len(prompt) - len(answer)
-        ids.append([*prompt, *answer, *[pad_id] * padding])
-        first = number * length + len(prompt) - 1
-        spoken = _spoken(len(answer), silent[number] if silent else ())
-        positions.extend(first + place for place in spoken)
-        targets.extend(answer[place] for place in spoken)
-        counts.append(len(spoken))
-    return Batch(
-        ids=torch.tensor(ids, device=device),
-        positions=torch.tensor(positions, device=device),
-        targets=torch.tensor(targets, device=device),
-        counts=tuple(counts),
-    )
+    base = base_model(model)
+    if batch.bounds is not None and not keeps_rows_apart(base):
+        raise ModelError("the rows of a batch lie one after another in a model that wants padding")
+    packed = {} if batch.bounds is None else row_arguments(batch.bounds)
+    return _backbone(base)(input_ids=batch.ids, use_cache=False, **packed).last_hidden_state
 
 
-def collate_examples(
-    examples: Sequence[Example], *, pad_id: int, device: torch.device | str
-) -> Batch:
-    """Returns the batch of ``examples``, with loss on what is not silent."""
-    return collate(
-        [(example.prompt, example.answer) for example in examples],
-        pad_id=pad_id,
-        device=device,
-        silent=[example.silent for example in examples],
-    )
+def answer_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Returns what the head makes the logits of tokens that carry loss of, [N, D]."""
+    return hidden_states(model, batch).flatten(0, 1).index_select(0, batch.positions)
 
 
 def answer_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Returns the cross-entropy of every token that carries loss, float32 [N], in nats."""
-    base = _base(model)
-    hidden = _backbone(base)(input_ids=batch.ids, use_cache=False).last_hidden_state  # [B, T, D]
-    picked = hidden.flatten(0, 1).index_select(0, batch.positions)  # [N, D]
-    logits = _head(base)(picked).float()  # [N, V]: never [B, T, V]
-    return functional.cross_entropy(logits, batch.targets, reduction="none")
+    return token_losses(output_head(model), answer_states(model, batch), batch.targets)
 
 
 def row_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -100,10 +45,7 @@ def row_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def log_probabilities(
-    model: torch.nn.Module,
-    sequences: Sequence[tuple[TokenIds, TokenIds]],
-    *,
-    batch_rows: int = 8,
+    model: torch.nn.Module, sequences: Sequence[Row], *, batch_rows: int = 8
 ) -> list[tuple[float, ...]]:
     """Returns natural-log probabilities of every token of each continuation.
 
@@ -117,12 +59,14 @@ def log_probabilities(
     Returns:
         One tuple a pair, as long as its continuation.
     """
+    batches = in_batches(sequences, batch_rows)
     with evaluating(model):
-        return [
-            values
-            for start in range(0, len(sequences), batch_rows)
-            for values in _log_probabilities(model, sequences[start : start + batch_rows])
+        values = [
+            row
+            for places in batches
+            for row in _log_probabilities(model, [sequences[place] for place in places])
         ]
+    return as_given(values, batches)
 
 
 @contextmanager
@@ -144,14 +88,14 @@ def check_head(model: torch.nn.Module) -> None:
         ModelError: the model changes its logits after the head (a scale, a soft cap), or has no
             separate backbone and head.
     """
-    base = _base(model)
+    base = base_model(model)
     training = base.training
     base.eval()
     with torch.no_grad():
         ids = torch.arange(4, device=base.device)[None]
         expected = base(input_ids=ids, use_cache=False).logits.float()
         hidden = _backbone(base)(input_ids=ids, use_cache=False).last_hidden_state
-        found = _head(base)(hidden).float()
+        found = output_head(base)(hidden).float()
     base.train(training)
     # A different kernel may be chosen; 1 % of the largest logit is above bfloat16's rounding.
     if not torch.allclose(found, expected, rtol=0, atol=0.01 * float(expected.abs().max())):
@@ -163,35 +107,42 @@ def check_head(model: torch.nn.Module) -> None:
 
 def vocabulary_size(model: torch.nn.Module) -> int:
     """Returns how many token ids the model has a logit for."""
-    return int(_base(model).config.get_text_config().vocab_size)
+    return int(base_model(model).config.get_text_config().vocab_size)
 
 
-def _spoken(length: int, silent: Sequence[Span]) -> list[int]:
-    """Returns the places of an answer of ``length`` tokens that are in no silent stretch."""
-    starts = [0, *(stop for _, stop in silent)]
-    stops = [*(start for start, _ in silent), length]
-    return [
-        place for start, stop in zip(starts, stops, strict=True) for place in range(start, stop)
-    ]
+def base_model(model: torch.nn.Module) -> PreTrainedModel:
+    """Returns the causal language model inside; an adapter's layers stay in their places.
 
-
-def _log_probabilities(
-    model: torch.nn.Module, sequences: Sequence[tuple[TokenIds, TokenIds]]
-) -> list[tuple[float, ...]]:
-    wanted = [(prompt, tokens) for prompt, tokens in sequences if tokens]
-    if not wanted:
-        return [() for _ in sequences]
-    batch = collate(wanted, pad_id=0, device=_base(model).device)
-    values = iter((-answer_losses(model, batch)).tolist())
-    return [tuple(next(values) for _ in tokens) for _, tokens in sequences]
-
-
-def _base(model: torch.nn.Module) -> PreTrainedModel:
-    """Returns the causal language model inside; an adapter's layers stay in their places."""
+    Raises:
+        ModelError: it is none of transformers.
+    """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(base, PreTrainedModel):
         raise ModelError(f"{type(base).__name__} is not a model of transformers")
     return base
+
+
+def output_head(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the module that makes logits of hidden states.
+
+    Raises:
+        ModelError: there is none.
+    """
+    base = base_model(model)
+    head = base.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(base).__name__} has no output head")
+    return head
+
+
+def _log_probabilities(model: torch.nn.Module, sequences: Sequence[Row]) -> list[tuple[float, ...]]:
+    wanted = [(prompt, tokens) for prompt, tokens in sequences if tokens]
+    if not wanted:
+        return [() for _ in sequences]
+    base = base_model(model)
+    batch = collate(wanted, pad_id=0, device=base.device, packed=keeps_rows_apart(base))
+    values = iter((-answer_losses(model, batch)).tolist())
+    return [tuple(next(values) for _ in tokens) for _, tokens in sequences]
 
 
 def _backbone(base: PreTrainedModel) -> torch.nn.Module:
@@ -199,10 +150,3 @@ def _backbone(base: PreTrainedModel) -> torch.nn.Module:
     if backbone is base:
         raise ModelError(f"{type(base).__name__} has no backbone apart from its output head")
     return backbone
-
-
-def _head(base: PreTrainedModel) -> torch.nn.Module:
-    head = base.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(base).__name__} has no output head")
-    return head

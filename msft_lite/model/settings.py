@@ -33,6 +33,8 @@ class ModelSettings:
         use_rslora: scale by ``lora_alpha / sqrt(lora_r)`` instead.
         use_dora: train the length of every column of an adapted weight too.
         attn_implementation: as transformers names it; None is ``sdpa``.
+        padding_free: lay the rows of a batch one after another, see `packing`; None is wherever
+            that is proved to be safe and ``attn_implementation`` is None.
         gradient_checkpointing: recompute each layer's activations in the backward pass.
         trust_remote_code: run Python code that comes with the model.
         chat_template: Jinja file that takes the place of the tokenizer's own template.
@@ -51,6 +53,7 @@ class ModelSettings:
     use_rslora: bool = False
     use_dora: bool = False
     attn_implementation: str | None = None
+    padding_free: bool | None = None
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
     chat_template: Path | None = None

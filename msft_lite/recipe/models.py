@@ -95,6 +95,8 @@ class TrainTable(Table):
     """Rows of one forward and backward pass."""
     gradient_accumulation_steps: Positive = 8
     """Passes of one optimizer step: a step holds the product of the two in rows."""
+    padding_free: bool | None = None
+    """Lay the rows of a pass one after another, unpadded; left out: wherever it is safe."""
     max_length: Annotated[int, Field(ge=2)] = 512
     """Most tokens of a training row; what is longer is cut."""
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"

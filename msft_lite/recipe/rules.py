@@ -16,6 +16,7 @@ def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _engine(recipe)
     yield from _optimizer(recipe)
+    yield from _batches(recipe)
     yield from _presets(recipe)
     yield from _metrics(recipe)
     yield from _control_rows(recipe)
@@ -52,6 +53,15 @@ def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
         yield (
             "train.optim",
             f"paging needs a GPU and model.device is cpu; take {train.optim[6:]!r}",
+        )
+
+
+def _batches(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.train.padding_free and recipe.model.attn_implementation is not None:
+        yield (
+            "train.padding_free",
+            "rows that lie one after another have an attention kernel of their own; take "
+            "model.attn_implementation out, or this key, and rows are padded",
         )
 
 

@@ -33,6 +33,7 @@ class Rates:
     attention_forward: int
     attention_backward: int
     recompute: bool
+    head_recompute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,13 @@ def rates_of(start: Fields) -> Rates | None:
         attention_forward=fields.whole("attention_forward"),
         attention_backward=fields.whole("attention_backward"),
         recompute=fields.truth("recompute"),
+        head_recompute=_head_recompute(fields),
     )
+
+
+def _head_recompute(fields: Fields) -> int:
+    """Returns the rate, 0 for ledgers of before logits were computed again."""
+    return fields.whole("head_recompute") if "head_recompute" in fields.values else 0
 
 
 def flops_of(rates: Rates, spending: Spending) -> Flops:
@@ -170,6 +177,7 @@ def _backward(rates: Rates, work: Work) -> int:
 
 
 def _again(rates: Rates, work: Work) -> int:
+    head = rates.head_recompute * work.answer_tokens
     if not rates.recompute:
-        return 0
-    return rates.body_forward * work.tokens + rates.attention_forward * work.squared_tokens
+        return head
+    return head + rates.body_forward * work.tokens + rates.attention_forward * work.squared_tokens

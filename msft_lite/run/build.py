@@ -25,6 +25,7 @@ from msft_lite.ledger import Ledger, Row
 from msft_lite.model.flops import flop_rates, model_bytes, parameters_without_embedding
 from msft_lite.model.four_bit import weight_count
 from msft_lite.model.load import base_weights, load_model, load_tokenizer, resolve_device
+from msft_lite.model.packing import batch_line, takes_packed_rows
 from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.weights import Weights
 from msft_lite.recipe import Recipe, digest
@@ -88,6 +89,7 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
         f"{settings.device} with {torch.get_num_threads()} threads"
     )
     shop.watch.say(shop.choice.line)
+    shop.watch.say(batch_line(shop.model, settings))
     for note in notes:
         shop.watch.say(note)
     for task in shop.tasks:
@@ -113,6 +115,7 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         use_rslora=table.use_rslora,
         use_dora=table.use_dora,
         attn_implementation=table.attn_implementation,
+        padding_free=recipe.train.padding_free,
         gradient_checkpointing=table.gradient_checkpointing,
         trust_remote_code=table.trust_remote_code,
         load_in_4bit=table.load_in_4bit,
@@ -246,6 +249,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "device": shop.settings.device,
         "dtype": shop.settings.dtype,
         "threads": torch.get_num_threads(),
+        "padding_free": takes_packed_rows(shop.model),
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
         "signal": recipe.method.signal,

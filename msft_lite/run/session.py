@@ -31,7 +31,8 @@ from msft_lite.snapshot.durable import write_durably
 
 # What a resume must share with the run's beginning for its rows to be those of one run.
 RESULT_KEYS = (
-    "recipe", "method", "seed", "tasks", "data", "base", "trainable", "device", "dtype", "engine",
+    "recipe", "method", "seed", "tasks", "data", "base", "trainable", "device", "dtype",
+    "padding_free", "engine",
 )  # fmt: skip
 # What may differ, but may change the last bits of results.
 ROUNDING_KEYS = ("threads", "versions")

@@ -14,16 +14,10 @@ import torch
 
 from msft_lite.data.task import Example, TokenCount
 from msft_lite.errors import SnapshotError, TrainError
+from msft_lite.model.batch import Batch, Row, as_given, collate_examples, in_batches
 from msft_lite.model.load import apply, capture, trainable_parameters
-from msft_lite.model.loss import (
-    Batch,
-    TokenIds,
-    collate_examples,
-    evaluating,
-    log_probabilities,
-    row_losses,
-    vocabulary_size,
-)
+from msft_lite.model.loss import evaluating, log_probabilities, row_losses, vocabulary_size
+from msft_lite.model.packing import takes_packed_rows
 from msft_lite.model.weights import Weights
 from msft_lite.train.in_backward import BackwardStep
 from msft_lite.train.optimizer import Optimizer, Turn, total_norm
@@ -91,6 +85,7 @@ class Trainer:
         self._pad_id = pad_id
         self._parameters = trainable_parameters(model)
         self._vocabulary = vocabulary_size(model)
+        self._packed = takes_packed_rows(model)
         self._device = next(iter(self._parameters.values())).device
         self._optimizer = Optimizer(self._parameters, settings, seed=seed)
         self._key = ""
@@ -204,19 +199,14 @@ class Trainer:
             TrainError: a row has no loss, a loss is not finite, or memory ran out.
         """
         check_rows(examples, vocabulary=self._vocabulary, where=self._next_step)
-        rows = self._settings.per_device_train_batch_size
-        parts: list[torch.Tensor] = []
+        batches = self._in_batches(examples)
         with self._memory_advice(), evaluating(self._model):
-            for start in range(0, len(examples), rows):
-                batch = self._collate(examples[start : start + rows])
-                parts.append(row_losses(self._model, batch))
-            sums = torch.cat(parts).tolist() if parts else []
+            parts = [row_losses(self._model, self._collate(examples, of)) for of in batches]
+            sums = as_given(torch.cat(parts).tolist() if parts else [], batches)
         check_finite(examples, sums, where=self._next_step)
         return [loss / e.trained_tokens for e, loss in zip(examples, sums, strict=True)]
 
-    def log_probabilities(
-        self, sequences: Sequence[tuple[TokenIds, TokenIds]]
-    ) -> list[tuple[float, ...]]:
+    def log_probabilities(self, sequences: Sequence[Row]) -> list[tuple[float, ...]]:
         """Returns natural-log probabilities of the continuations of (prompt, continuation) pairs.
 
         Raises:
@@ -235,20 +225,30 @@ class Trainer:
 
     def _accumulate(self, examples: Sequence[Example]) -> list[float]:
         """Adds up the step's gradient and returns each row's summed loss."""
-        rows = self._settings.per_device_train_batch_size
+        batches = self._in_batches(examples)
         trained_tokens = sum(example.trained_tokens for example in examples)
         self._model.train()
         sums = []
         with _own_generator(self._device) as generator:
-            for micro, start in enumerate(range(0, len(examples), rows)):
+            for micro, places in enumerate(batches):
                 generator.manual_seed(seed_at(self._seed, self._key, self._steps, micro))
-                losses = row_losses(self._model, self._collate(examples[start : start + rows]))
+                losses = row_losses(self._model, self._collate(examples, places))
                 (losses.sum() / trained_tokens).backward()
                 sums.append(losses.detach())
-        return torch.cat(sums).tolist()  # one wait for the GPU a step, not one a micro-batch
+        # one wait for the GPU a step, not one a micro-batch
+        return as_given(torch.cat(sums).tolist(), batches)
 
-    def _collate(self, examples: Sequence[Example]) -> Batch:
-        return collate_examples(examples, pad_id=self._pad_id, device=self._device)
+    def _in_batches(self, examples: Sequence[Example]) -> list[list[int]]:
+        rows = [(example.prompt, example.answer) for example in examples]
+        return in_batches(rows, self._settings.per_device_train_batch_size)
+
+    def _collate(self, examples: Sequence[Example], places: Sequence[int]) -> Batch:
+        return collate_examples(
+            [examples[place] for place in places],
+            pad_id=self._pad_id,
+            device=self._device,
+            packed=self._packed,
+        )
 
     def _step_after_backward(
         self, examples: Sequence[Example], turn: Turn
@@ -276,6 +276,7 @@ class Trainer:
     ) -> tuple[list[float], float]:
         """Takes a step while gradients come; returns each row's loss, and the gradient's norm."""
         self._check_one_pass(examples)
+        (places,) = self._in_batches(examples)
 
         def check(name: str, norm: float) -> None:
             if not math.isfinite(norm):
@@ -286,8 +287,8 @@ class Trainer:
         self._model.train()
         with _own_generator(self._device) as generator:
             generator.manual_seed(seed_at(self._seed, self._key, self._steps, 0))
-            losses = row_losses(self._model, self._collate(examples))
-            sums = losses.detach().tolist()
+            losses = row_losses(self._model, self._collate(examples, places))
+            sums = as_given(losses.detach().tolist(), [places])
             check_finite(examples, sums, where=self._next_step)
             check_not_zero(examples, sums, where=self._next_step)
             norm = step.run(losses.sum() / sum(example.trained_tokens for example in examples))

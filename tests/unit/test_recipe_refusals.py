@@ -60,6 +60,7 @@ REFUSED = {
     "train.loraplus_lr_ratio=0.5": "must be at least 1",
     "train.optimizer_in_backward=true": "there are 8: set gradient_accumulation_steps = 1",
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
+    "train.padding_free=1": "true or false is needed",
     "model.revision=12": "text in quotes",
     "model.name_or_path=": "model.name_or_path (from the command line): is missing",
     "model.name_or_path=a/b/c": "no folder",
@@ -159,6 +160,15 @@ def test_keys_of_the_optimizer_that_go_together(small: Path) -> None:
     small.write_text(dump_toml(full))  # says nothing of LoRA+, which would be refused
     assert load(small) == full
     assert load(small, ["model.tuning=lora", "train.bf16_update=", "train.loraplus_lr_ratio=16"])
+
+
+def test_rows_one_after_another_have_an_attention_of_their_own(small: Path) -> None:
+    kernel = "model.attn_implementation=eager"
+    message = refusal(small, "train.padding_free=true", kernel)
+    assert "train.padding_free = true (from the command line): rows that lie one after" in message
+    assert load(small, ["train.padding_free=false", kernel]).train.padding_free is False
+    assert load(small, ["train.padding_free=true"]).train.padding_free is True
+    assert load(small, [kernel]).train.padding_free is None
 
 
 def test_dataset_needs_a_split(small: Path) -> None:

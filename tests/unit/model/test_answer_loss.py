@@ -20,16 +20,16 @@ from transformers import (
 
 from msft_lite.data.task import Example
 from msft_lite.errors import ModelError
+from msft_lite.model.batch import collate, collate_examples
 from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
 from msft_lite.model.loss import (
     answer_losses,
+    answer_states,
     check_head,
-    collate,
-    collate_examples,
     evaluating,
     log_probabilities,
+    output_head,
     row_losses,
-    vocabulary_size,
 )
 
 SHAPE = {
@@ -112,14 +112,12 @@ def test_silent_stretches_carry_no_loss(
     )
 
 
-def test_only_answer_positions_get_logits(model: torch.nn.Module) -> None:
-    shapes: list[torch.Size] = []
-    handle = model.get_submodule("lm_head").register_forward_hook(
-        lambda module, inputs, output: shapes.append(output.shape)
-    )
-    answer_losses(model, collate(ROWS, pad_id=0, device="cpu"))
-    handle.remove()
-    assert shapes == [torch.Size([7, vocabulary_size(model)])]
+def test_only_answer_positions_reach_the_head(model: torch.nn.Module) -> None:
+    batch = collate(ROWS, pad_id=0, device="cpu")
+    states = answer_states(model, batch)
+    assert states.shape == (7, 16 * 4)
+    logits = model(input_ids=batch.ids).logits.flatten(0, 1)[batch.positions]
+    torch.testing.assert_close(output_head(model)(states), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_is_of_no_effect(model: torch.nn.Module) -> None:

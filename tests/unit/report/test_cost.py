@@ -51,6 +51,16 @@ def test_recomputed_activations_stand_apart_and_leave_out_the_head() -> None:
     assert trained_flops(rates, WORK) == Flops(model=553_377, attention=550_000, recompute=50_007)
 
 
+def test_logits_that_are_computed_again_count_with_what_is_recomputed() -> None:
+    rates = replace(RATES, head_recompute=1_000_000)
+    assert trained_flops(rates, WORK) == Flops(
+        model=553_377, attention=550_000, recompute=3_000_000
+    )
+    both = replace(rates, recompute=True)
+    assert trained_flops(both, WORK).recompute == 3_050_007
+    assert read_flops(both, WORK) == Flops(evaluation=50_307)
+
+
 def test_reading_is_forward_alone_and_never_recomputes() -> None:
     assert read_flops(RATES, WORK) == Flops(evaluation=50_307)
     assert read_flops(replace(RATES, recompute=True), WORK) == Flops(evaluation=50_307)
@@ -96,7 +106,12 @@ def test_damaged_rates_are_named(change: dict[str, Any], message: str) -> None:
         rates_of(fields({"flops": asdict(RATES) | change}))
 
 
-@pytest.mark.parametrize("key", list(asdict(RATES)))
+def test_logits_are_not_computed_again_where_a_ledger_does_not_say_so() -> None:
+    rates = {name: value for name, value in asdict(RATES).items() if name != "head_recompute"}
+    assert rates_of(fields({"flops": rates})) == RATES
+
+
+@pytest.mark.parametrize("key", sorted(set(asdict(RATES)) - {"head_recompute"}))
 def test_a_missing_rate_is_named(key: str) -> None:
     rates = {name: value for name, value in asdict(RATES).items() if name != key}
     with pytest.raises(LedgerError, match=f"line 1: there is no flops.{key};"):

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from msft_lite.data.task import Example
 from msft_lite.errors import SnapshotError, TrainError
+from msft_lite.model.batch import collate
 from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
-from msft_lite.model.loss import collate, row_losses
+from msft_lite.model.loss import row_losses
 from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import StepResult, Trainer
 
@@ -239,7 +240,7 @@ def test_out_of_memory_gives_advice(model: torch.nn.Module) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
     trainer = trainer_of(model)
-    handle = model.get_submodule("lm_head").register_forward_pre_hook(too_much)
+    handle = model.get_submodule("model.norm").register_forward_pre_hook(too_much)
     text = refuse(trainer, ROWS, "step 1: out of memory on cpu")
     assert "per_device_train_batch_size below 2" in text
     assert "gradient_checkpointing" in text
@@ -281,7 +282,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(model: torch.nn.Module) -
     def fail(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
         raise RuntimeError("something else")
 
-    model.get_submodule("lm_head").register_forward_pre_hook(fail)
+    model.get_submodule("model.norm").register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="something else"):
         trainer_of(model).step(ROWS)
 
