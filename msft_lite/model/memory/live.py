@@ -81,7 +81,7 @@ class LiveBytes(TorchDispatchMode):
         types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the operation returns
+    ) -> Any:
         """Runs the operation and counts what it returns."""
         found = func(*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:  # asked two times of three, and makes nothing

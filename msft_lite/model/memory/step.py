@@ -52,10 +52,12 @@ class OptimizerBytes:
 
     Attributes:
         moment_bytes: of both moments, a weight; None: they have the weights' dtype.
+        least_elements: a smaller tensor has float32 moments, whatever ``moment_bytes`` is.
         in_backward: the update of a tensor is done in the backward pass and its gradient freed.
     """
 
     moment_bytes: float | None = None
+    least_elements: int = 0
     in_backward: bool = False
 
 
@@ -93,6 +95,11 @@ class StepBytes:
     def allowance(self) -> int:
         """Bytes on a GPU beside tensors, assumed: see `CONTEXT_BYTES` and `FRAGMENTATION`."""
         return CONTEXT_BYTES + round(FRAGMENTATION * self.tensors)
+
+    @property
+    def peak(self) -> int:
+        """Bytes that a GPU needs free: tensors and allowance."""
+        return self.tensors + self.allowance
 
 
 def predicted(
@@ -177,14 +184,17 @@ def moments_bytes(model: torch.nn.Module, optimizer: OptimizerBytes) -> int:
     total = 0
     for parameter in model.parameters():
         if parameter.requires_grad:
-            each = optimizer.moment_bytes
-            both = 2 * parameter.element_size() if each is None else each
+            both = optimizer.moment_bytes
+            if both is None:
+                both = 2 * parameter.element_size()
+            elif parameter.numel() < optimizer.least_elements:
+                both = 8
             total += 2 * rounded(round(parameter.numel() * both / 2)) + rounded(4)
     return total
 
 
 def _lay_out_gradients(model: torch.nn.Module, live: LiveBytes) -> None:
-    """Leaves the model as a pass before would: no other pass of a step needs more than such a one."""
+    """Leaves the model as an earlier pass would: the passes that follow one need the most."""
     with live.counted_as("gradients"):
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -205,7 +215,7 @@ def _parts_told(
     """Tells ``live`` where the step is, and which tensors are gradients."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
 
-    def loss_begins(module: torch.nn.Module, given: Any, found: Any) -> None:  # noqa: ANN401
+    def loss_begins(module: torch.nn.Module, given: Any, found: Any) -> None:
         live.part = "loss"
         found.last_hidden_state.register_hook(loss_ends)
 
