@@ -19,9 +19,10 @@ from transformers import Olmo2Config, PretrainedConfig, Qwen2Config, Qwen3Config
 from msft_lite.model.memory.optimizers import OPTIMIZERS
 from msft_lite.model.memory.shadow import shadow_model
 from msft_lite.model.memory.step import StepBytes, StepShape, counted, moments_bytes
-from msft_lite.model.settings import ModelSettings
+from msft_lite.model.settings import ModelSettings, Tuning
 
 LENGTHS = (512, 1024, 2048)
+TUNINGS: tuple[tuple[Tuning, bool], ...] = (("full", False), ("lora", False), ("lora", True))
 _QWEN_TOKENS = 151_936
 
 
@@ -81,7 +82,7 @@ def _qwen2(
 
 def predictions(name: str, config: PretrainedConfig) -> Iterator[Prediction]:
     """Yields the predictions of a model."""
-    for tuning, four_bit in (("full", False), ("lora", False), ("lora", True)):
+    for tuning, four_bit in TUNINGS:
         for checkpointing in (True, False):
             settings = ModelSettings(
                 name,
@@ -120,7 +121,7 @@ def markdown(found: list[Prediction]) -> str:
 
 def main() -> None:
     """Prints the table as it is told to."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="file for every part of every prediction")
     parser.add_argument("--models", nargs="+", choices=list(configs()), default=list(configs()))
     given = parser.parse_args()

@@ -73,7 +73,7 @@ def shadow_model(
 
 def _replace_linear(base: PreTrainedModel, settings: ModelSettings) -> None:
     """Puts 4-bit layers in the places of linear ones, as loading does; the head stays."""
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     head = base.get_output_embeddings()
     linear = [
@@ -92,7 +92,7 @@ def _replace_linear(base: PreTrainedModel, settings: ModelSettings) -> None:
         layer.to(DTYPES[settings.dtype]).requires_grad_(False)
         base.set_submodule(name, layer)
     keep_weights_in_place(base)
-    base.is_loaded_in_4bit = True  # where peft looks
+    vars(base)["is_loaded_in_4bit"] = True  # where peft looks
 
 
 def _give_shapes(model: torch.nn.Module) -> None:
@@ -140,5 +140,5 @@ def _pack(module: torch.nn.Module, weight: torch.Tensor) -> None:
     # A subclass of Parameter cannot hold a tensor without numbers; the layer only reads it.
     del module._parameters["weight"]
     packed = torch.empty(-(-weight.numel() // 2), 1, dtype=torch.uint8, device="cpu")
-    packed.quant_state = state
+    vars(packed)["quant_state"] = state
     module.weight = packed

@@ -152,7 +152,7 @@ def counted(
 
 
 def step_bytes(live: LiveBytes, moments: int) -> StepBytes:
-    """Returns the parts of the peak that ``live`` has seen, and bytes of moments that it has not."""
+    """Returns the parts of the peak that ``live`` saw, with bytes of moments that it did not."""
     peak = live.peak
     return StepBytes(
         weights=peak["weights"],
@@ -171,12 +171,19 @@ def held_tensors(model: torch.nn.Module) -> Iterator[tuple[Part, torch.Tensor]]:
         part: Part = "adapter" if ".lora_" in name else "weights"
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             yield part, tensor
-        weight = vars(module).get("weight", module._parameters.get("weight"))
-        state = None if weight is None else vars(weight).get("quant_state")
-        if state is not None:
-            second = state.state2
-            scales = (state.absmax, state.code, state.offset, second.absmax, second.code)
-            yield from (("weights", tensor) for tensor in (weight, *scales))
+        for tensor in _packed_tensors(module):
+            yield "weights", tensor
+
+
+def _packed_tensors(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
+    """Returns the weights of a 4-bit layer and the scales they are unpacked with."""
+    # In a shadow the weight is a plain attribute.
+    weight: Any = vars(module).get("weight", module._parameters.get("weight"))
+    state = None if weight is None else vars(weight).get("quant_state")
+    if state is None:
+        return ()
+    second = state.state2
+    return (weight, state.absmax, state.code, state.offset, second.absmax, second.code)
 
 
 def moments_bytes(model: torch.nn.Module, optimizer: OptimizerBytes) -> int:
@@ -213,7 +220,7 @@ def _parts_told(
     model: torch.nn.Module, live: LiveBytes, optimizer: OptimizerBytes
 ) -> Iterator[None]:
     """Tells ``live`` where the step is, and which tensors are gradients."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
 
     def loss_begins(module: torch.nn.Module, given: Any, found: Any) -> None:
         live.part = "loss"

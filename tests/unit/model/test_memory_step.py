@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,8 @@ def test_the_allocators_own_record_agrees(tiny_model_folder: Path) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         row_losses(model, batch).sum().backward()
     assert record.profiler is not None
-    events = record.profiler.kineto_results.events()
+    results: Any = record.profiler.kineto_results
+    events = results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     now, most = 0, 0
     for _, change in sorted(changes, key=lambda event: event[0]):
