@@ -31,7 +31,7 @@ from msft_lite.model.memory.step import (
     held_tensors,
     predicted,
 )
-from msft_lite.model.settings import ModelSettings
+from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
 from msft_lite.run.build import model_settings, train_settings
@@ -82,8 +82,15 @@ class Measured:
     reserved_bytes: int | None
 
 
-def forecast(recipe: Recipe, found: Survey) -> Forecast | None:
+def forecast(
+    recipe: Recipe, found: Survey, *, free_of: Callable[[Device], int | None] = free_bytes
+) -> Forecast | None:
     """Returns the memory of the recipe's training step, or None where data or model do not tell.
+
+    Args:
+        recipe: what a run would be given.
+        found: what became of its tasks.
+        free_of: tells what a device has free.
 
     Raises:
         MsftError: device, engine or model cannot be used as the recipe says.
@@ -95,7 +102,7 @@ def forecast(recipe: Recipe, found: Survey) -> Forecast | None:
     bytes_of = _bytes_of(found.config, settings, shape)
     now = _load(recipe)
     parts = bytes_of(now)
-    engine, free = _engine_bytes(recipe, settings, tasks, parts), free_bytes(settings.device)
+    engine, free = _engine_bytes(recipe, settings, tasks, parts), free_of(settings.device)
 
     def peak_of(load: Load) -> int:
         try:

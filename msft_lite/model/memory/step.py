@@ -178,9 +178,9 @@ def held_tensors(model: torch.nn.Module) -> Iterator[tuple[Part, torch.Tensor]]:
 def _packed_tensors(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
     """Returns the weights of a 4-bit layer and the scales they are unpacked with."""
     # In a shadow the weight is a plain attribute.
-    weight: Any = vars(module).get("weight", module._parameters.get("weight"))
-    state = None if weight is None else vars(weight).get("quant_state")
-    if state is None:
+    weight = vars(module).get("weight", module._parameters.get("weight"))
+    state: Any = None if weight is None else vars(weight).get("quant_state")
+    if weight is None or state is None:
         return ()
     second = state.state2
     return (weight, state.absmax, state.code, state.offset, second.absmax, second.code)

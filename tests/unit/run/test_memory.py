@@ -11,7 +11,6 @@ from msft_lite.cli.memory_text import change_lines, rows
 from msft_lite.model.memory.free import free_bytes
 from msft_lite.model.memory.step import StepBytes, StepShape
 from msft_lite.recipe import Recipe, load
-from msft_lite.run import memory
 from msft_lite.run.memory import Forecast, forecast, has_weights, longest_step, measure
 from msft_lite.run.survey import survey
 
@@ -43,15 +42,12 @@ def test_a_measured_step_takes_what_was_predicted(small_recipe: Path, tuning: st
     assert sorted(small_recipe.parent.rglob("*")) == before
 
 
-def test_where_it_does_not_fit_changes_are_told(
-    small_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_it_does_not_fit_changes_are_told(small_recipe: Path) -> None:
     recipe = loaded(small_recipe)
     found = survey(recipe)
     whole = forecast(recipe, found)
     assert whole is not None
-    monkeypatch.setattr(memory, "free_bytes", lambda _: whole.step_bytes - 1)
-    told = forecast(recipe, found)
+    told = forecast(recipe, found, free_of=lambda _: whole.step_bytes - 1)
     assert told is not None
     assert told.fits is False
     first = told.changes[0]
