@@ -24,14 +24,18 @@ COLUMNS = (
 )
 
 
-def print_check(found: Survey, run_command: Sequence[str], console: Console) -> None:
-    """Prints a row per task, what became of its rows, every problem, and one line of verdict."""
+def print_check(found: Survey, console: Console) -> None:
+    """Prints a row per task, what became of its rows, and every problem."""
     rows = tuple(_cells(task) for task in found.tasks)
     console.print(rich_grid(Grid("Tasks", COLUMNS, rows), width=console.width))
     print_lines(task_notes(found.tasks), console)
     print_lines(found.notes, console)
     print_lines((f"warning: {text}" for text in found.warnings), console, style="yellow")
     print_lines((f"problem: {text}" for text in found.problems), console, style="red")
+
+
+def print_verdict(found: Survey, run_command: Sequence[str], console: Console) -> None:
+    """Prints the last line."""
     print_lines([verdict(found, run_command)], console, style="bold")
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from msft_lite.recipe import Recipe
     from msft_lite.run.folder import Mode
     from msft_lite.run.study import Wanted
+    from msft_lite.run.survey import Survey
 
 app = typer.Typer(
     name="msft-lite",
@@ -110,16 +111,26 @@ def plan(recipe: RecipePath, changes: Changes = None) -> None:
 
 
 @app.command()
-def check(recipe: RecipePath, changes: Changes = None) -> None:
-    """Find every problem of a recipe's data before a run does; no model is loaded."""
+def check(
+    recipe: RecipePath,
+    changes: Changes = None,
+    *,
+    no_step: Annotated[
+        bool, typer.Option("--no-step", help="Load no model: memory is predicted, not measured.")
+    ] = False,
+) -> None:
+    """Find every problem of a recipe's data before a run does, and tell whether it fits."""
     with told_errors():
-        from msft_lite.cli.check_text import print_check
+        from msft_lite.cli.check_text import print_check, print_verdict
         from msft_lite.run.survey import survey
 
-        loaded = _load(recipe, changes, None)
+        loaded, console = _load(recipe, changes, None), Console()
         _prepare_libraries()
         found = survey(loaded)
-        print_check(found, ["msft-lite", "run", str(recipe), *(changes or [])], Console())
+        print_check(found, console)
+        if not found.problems:
+            _check_memory(loaded, found, console, no_step=no_step)
+        print_verdict(found, ["msft-lite", "run", str(recipe), *(changes or [])], console)
         if found.problems:
             raise typer.Exit(USER_ERROR)
 
@@ -310,6 +321,20 @@ def _run_and_compare(recipe: Path, changes: list[str], mode: Mode, output_dir: P
     runs = list(run_several(variants, mode=mode, watch=lambda: watcher(console)))
     write_reports(runs)
     _compare(runs, folder)
+
+
+def _check_memory(recipe: Recipe, found: Survey, console: Console, *, no_step: bool) -> None:
+    """Prints what a training step needs, and what one real step took where it is safe to try."""
+    from msft_lite.cli.memory_text import print_forecast, print_measured
+    from msft_lite.run.memory import forecast, has_weights, measure
+
+    told = forecast(recipe, found)
+    if told is None:
+        return
+    print_forecast(told, console)
+    # A step that does not fit may have the whole process killed, on a CPU without a word.
+    if told.fits is not False and not no_step and has_weights(recipe):
+        print_measured(told, measure(recipe, told.shape), console)
 
 
 def _prepare_libraries() -> None:

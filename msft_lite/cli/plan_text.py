@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from msft_lite.cli.texts import bytes_text
+
 if TYPE_CHECKING:
     from msft_lite.run.plan import Plan
 
@@ -59,15 +61,6 @@ def _totals(found: Plan) -> list[tuple[str, str]]:
         *rows,
         ("parameters", f"{size.parameters:,}"),
         ("trainable parameters", f"{size.trainable_parameters:,}"),
-        ("bytes on disk, at most", _bytes(found.disk_bytes_at_most)),
-        ("bytes written", _bytes(found.written_bytes)),
+        ("bytes on disk, at most", bytes_text(found.disk_bytes_at_most)),
+        ("bytes written", bytes_text(found.written_bytes)),
     ]
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -28,6 +28,7 @@ from msft_lite.errors import EngineError
 from msft_lite.model.weights import Weights
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
+MAX_NUM_SEQS = 64  # answered at a time unless a recipe says otherwise
 READING_SECONDS = 10.0  # for an answer that was there in time but is only asked for later
 
 
@@ -66,7 +67,7 @@ class VllmSettings:
     kv_cache_bytes: int | None = None
     gpu_memory_utilization: float = 0.05
     enforce_eager: bool = True
-    max_num_seqs: int = 64
+    max_num_seqs: int = MAX_NUM_SEQS
     start_timeout_seconds: float = 900.0
     call_timeout_seconds: float = 3600.0
     environment: Mapping[str, str] | None = None

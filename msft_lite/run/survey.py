@@ -22,7 +22,7 @@ from msft_lite.run.folder import RunFolder
 from msft_lite.run.task_settings import task_settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from msft_lite.data.prompts import Encoder
 
@@ -64,6 +64,7 @@ class Survey:
     Attributes:
         tasks: in the recipe's order.
         tokenizer: of the model; None where it could not be had.
+        config: of the model; None where it could not be had.
         general: problems that are no single task's.
         notes: rows that tasks share with the held-out rows of others, the chat template in use,
             and what was tokenised.
@@ -72,6 +73,7 @@ class Survey:
 
     tasks: tuple[TaskSurvey, ...]
     tokenizer: PreTrainedTokenizerBase | None
+    config: PretrainedConfig | None
     general: tuple[str, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -101,10 +103,11 @@ def survey(recipe: Recipe, *, only: str | None = None) -> Survey:
     optimizer_problems, optimizer_notes = _optimizer(recipe)
     problems += optimizer_problems
     notes += optimizer_notes
-    tokenizer = None
+    tokenizer, config = None, None
     try:
         tokenizer = _tokenizer(recipe)
         model = _without_weights(recipe)
+        config = model.config
         encoder = _encoder(recipe, tokenizer)
         tasks = [_tokenised(task, recipe, encoder, model) for task in tasks]
         problems += _too_long(recipe, tasks, model)
@@ -114,6 +117,7 @@ def survey(recipe: Recipe, *, only: str | None = None) -> Survey:
     return Survey(
         tasks=tuple(tasks),
         tokenizer=tokenizer,
+        config=config,
         general=tuple(problems),
         notes=notes,
         warnings=(*_run_warnings(recipe), *_few_control_rows(recipe, tasks)),

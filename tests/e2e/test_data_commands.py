@@ -65,6 +65,9 @@ def test_a_good_recipe_is_ready(recipe: Path, command: Command) -> None:
     (warning,) = starting(output, "warning")
     assert "letter 6, noise 6, same 6" in warning
     assert "20.4 points" in warning
+    assert "Memory of a step on cpu: 8 rows of 17 tokens, predicted" in output
+    (measured,) = starting(output, "memory of one real step")
+    assert "of tensors (counted), predicted" in measured
 
 
 def test_every_broken_task_is_named(recipe: Path, command: Command) -> None:
@@ -110,8 +113,10 @@ def test_answers_beyond_the_models_positions_are_refused(recipe: Path, command: 
 def test_a_used_output_folder_is_a_warning(recipe: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "ledger.jsonl").write_text("{}\n")
-    code, output = command("check", recipe, f"output_dir={tmp_path / 'used'}")
+    code, output = command("check", recipe, "--no-step", f"output_dir={tmp_path / 'used'}")
     assert code == 0
+    assert "Memory of a step" in output
+    assert starting(output, "memory of one real step") == []
     assert "--overwrite" in starting(output, "warning")[0]
     assert not (tmp_path / "used" / "lock").exists()
 

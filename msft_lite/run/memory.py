@@ -1,0 +1,241 @@
+"""Whether a recipe's training step fits: predicted from shapes, and measured in one real step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import cycle, islice
+from typing import get_args
+
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import PretrainedConfig
+
+from msft_lite.data.task import Example, Task
+from msft_lite.engine.cache_size import cache_bytes
+from msft_lite.engine.vllm_engine import MAX_NUM_SEQS
+from msft_lite.errors import ModelError, MsftError
+from msft_lite.model.load import load_model
+from msft_lite.model.loss import vocabulary_size
+from msft_lite.model.memory.advice import Change, Load, advice
+from msft_lite.model.memory.free import free_bytes
+from msft_lite.model.memory.live import LiveBytes
+from msft_lite.model.memory.optimizers import OPTIMIZERS
+from msft_lite.model.memory.step import (
+    CONTEXT_BYTES,
+    OptimizerBytes,
+    StepBytes,
+    StepShape,
+    held_tensors,
+    predicted,
+)
+from msft_lite.model.settings import Device, ModelSettings
+from msft_lite.recipe import Recipe
+from msft_lite.recipe.models import TrainTable
+from msft_lite.run.build import model_settings, train_settings
+from msft_lite.run.engines import base_folder, engine_choice, engine_length
+from msft_lite.run.survey import Survey
+from msft_lite.train.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What `check` tells of memory before anything is loaded.
+
+    Attributes:
+        device: where the model is trained.
+        shape: of the step: the longest row of the data, as many as one pass takes.
+        parts: of its peak.
+        step_bytes: what it needs: on a GPU with the allowance, on a CPU its tensors.
+        engine_bytes: what vllm holds beside it at that time; 0 without vllm.
+        free_bytes: of the device, now; None where the system does not tell.
+        changes: that would make it fit, the cheapest first.
+    """
+
+    device: str
+    shape: StepShape
+    parts: StepBytes
+    step_bytes: int
+    engine_bytes: int
+    free_bytes: int | None
+    changes: tuple[Change, ...]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether step and engine fit; None where what is free is not known."""
+        needed = self.step_bytes + self.engine_bytes
+        return None if self.free_bytes is None else needed <= self.free_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a real step took.
+
+    Attributes:
+        tensor_bytes: the peak of tensors: of torch's allocator on a GPU, counted on a CPU.
+        reserved_bytes: what torch's allocator took from the GPU for them; None on a CPU.
+    """
+
+    tensor_bytes: int
+    reserved_bytes: int | None
+
+
+def forecast(
+    recipe: Recipe, found: Survey, *, free_of: Callable[[Device], int | None] = free_bytes
+) -> Forecast | None:
+    """Returns the memory of the recipe's training step, or None where data or model do not tell.
+
+    Args:
+        recipe: what a run would be given.
+        found: what became of its tasks.
+        free_of: tells what a device has free.
+
+    Raises:
+        MsftError: device, engine or model cannot be used as the recipe says.
+    """
+    tasks = [survey.task for survey in found.tasks if survey.task is not None]
+    if found.problems or found.config is None or not tasks:
+        return None
+    settings, shape = model_settings(recipe), longest_step(recipe, tasks)
+    bytes_of = _bytes_of(found.config, settings, shape)
+    now = _load(recipe)
+    parts = bytes_of(now)
+    engine, free = _engine_bytes(recipe, settings, tasks, parts), free_of(settings.device)
+
+    def peak_of(load: Load) -> int:
+        try:
+            return _needed(bytes_of(load), settings)
+        except ModelError:  # such as 4 bits without bitsandbytes: nothing to propose
+            return sys.maxsize
+
+    return Forecast(
+        device=settings.device,
+        shape=shape,
+        parts=parts,
+        step_bytes=_needed(parts, settings),
+        engine_bytes=engine,
+        free_bytes=free,
+        changes=()
+        if free is None
+        else advice(now, free_bytes=free - engine, peak_of=peak_of, optims=_optims()),
+    )
+
+
+def longest_step(recipe: Recipe, tasks: list[Task]) -> StepShape:
+    """Returns a step of rows as long as the longest, with as many trained tokens as the most."""
+    rows = [row for task in tasks for row in task.train]
+    return StepShape(
+        rows=recipe.train.per_device_train_batch_size,
+        length=max(len(row.prompt) + len(row.answer) for row in rows),
+        trained_tokens=max(row.trained_tokens for row in rows),
+        accumulates=recipe.train.gradient_accumulation_steps > 1,
+    )
+
+
+def measure(recipe: Recipe, shape: StepShape) -> Measured:
+    """Loads the model, trains it one step of ``shape`` and forgets it; nothing is written.
+
+    On a CPU tensors are counted: what the process grows by holds the libraries, files that were
+    mapped and memory that was freed and not given back, and differs from one call to the next.
+
+    Raises:
+        MsftError: the model cannot be loaded, or memory ran out.
+    """
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    settings = model_settings(recipe)
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    model = load_model(settings, seed=recipe.seed)
+    live = LiveBytes()
+    for part, tensor in held_tensors(model):
+        live.watch([tensor], part)
+    ids = islice(cycle(range(vocabulary_size(model))), shape.length)
+    examples = _examples(tuple(ids), shape)
+    if settings.device == "cuda":
+        Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=0).step(examples)
+        return Measured(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+    with live:
+        Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=0).step(examples)
+    return Measured(sum(live.peak.values()), None)
+
+
+def has_weights(recipe: Recipe) -> bool:
+    """Returns whether the model's files are here: nothing is downloaded for a measurement."""
+    try:
+        folder = base_folder(model_settings(recipe))
+    except (MsftError, LocalEntryNotFoundError):
+        return False
+    return any(folder.glob("*.safetensors"))
+
+
+def _examples(ids: tuple[int, ...], shape: StepShape) -> list[Example]:
+    prompt = max(1, shape.length - shape.trained_tokens)
+    row = Example("check", 0, ids[:prompt], ids[prompt:])
+    return [replace(row, row=n) for n in range(shape.rows * (2 if shape.accumulates else 1))]
+
+
+def _load(recipe: Recipe) -> Load:
+    return Load(
+        per_device_train_batch_size=recipe.train.per_device_train_batch_size,
+        gradient_accumulation_steps=recipe.train.gradient_accumulation_steps,
+        max_length=recipe.train.max_length,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        tuning=recipe.model.tuning,
+        load_in_4bit=recipe.model.load_in_4bit,
+        optim=recipe.train.optim,
+    )
+
+
+def _optims() -> tuple[str, ...]:
+    """Returns the optimizers that a recipe can name."""
+    return get_args(TrainTable.model_fields["optim"].annotation)
+
+
+def _bytes_of(
+    config: PretrainedConfig, settings: ModelSettings, shape: StepShape
+) -> Callable[[Load], StepBytes]:
+    """Returns what tells the parts of a changed recipe's step; an answer is kept."""
+
+    @cache
+    def bytes_of(load: Load) -> StepBytes:
+        length = min(shape.length, load.max_length)
+        return predicted(
+            config,
+            replace(
+                settings,
+                tuning=load.tuning,
+                load_in_4bit=load.load_in_4bit,
+                gradient_checkpointing=load.gradient_checkpointing,
+            ),
+            StepShape(
+                rows=load.per_device_train_batch_size,
+                length=length,
+                trained_tokens=min(shape.trained_tokens, length - 1),
+                accumulates=load.gradient_accumulation_steps > 1,
+            ),
+            optimizer=OPTIMIZERS.get(load.optim, OptimizerBytes()),
+        )
+
+    return bytes_of
+
+
+def _needed(parts: StepBytes, settings: ModelSettings) -> int:
+    return parts.peak if settings.device == "cuda" else parts.tensors
+
+
+def _engine_bytes(
+    recipe: Recipe, settings: ModelSettings, tasks: list[Task], parts: StepBytes
+) -> int:
+    """Returns what vllm holds while the model is trained: a base of its own, keys and values."""
+    if engine_choice(recipe, four_bit=settings.load_in_4bit).kind != "vllm":
+        return 0
+    kept = recipe.engine.kv_cache_bytes or cache_bytes(
+        base_folder(settings),
+        settings.dtype,
+        max_model_len=engine_length(tasks),
+        max_num_seqs=recipe.engine.max_num_seqs or MAX_NUM_SEQS,
+    )
+    return parts.weights + kept + (CONTEXT_BYTES if settings.device == "cuda" else 0)
