@@ -16,13 +16,18 @@ from pathlib import Path
 
 from transformers import Olmo2Config, PretrainedConfig, Qwen2Config, Qwen3Config
 
-from msft_lite.model.memory.optimizers import OPTIMIZERS
 from msft_lite.model.memory.shadow import shadow_model
 from msft_lite.model.memory.step import StepBytes, StepShape, counted, moments_bytes
 from msft_lite.model.settings import ModelSettings, Tuning
+from msft_lite.train.optimizer_bytes import optimizer_bytes
 
 LENGTHS = (512, 1024, 2048)
 TUNINGS: tuple[tuple[Tuning, bool], ...] = (("full", False), ("lora", False), ("lora", True))
+FULL = {
+    "full": optimizer_bytes("adamw", "bfloat16", is_stochastic=True),
+    "full, nearest": optimizer_bytes("adamw", "bfloat16", is_stochastic=False),
+    "full, 8-bit": optimizer_bytes("adamw_8bit", "bfloat16", is_stochastic=True),
+}
 _QWEN_TOKENS = 151_936
 
 
@@ -92,14 +97,16 @@ def predictions(name: str, config: PretrainedConfig) -> Iterator[Prediction]:
                 gradient_checkpointing=checkpointing,
             )
             with shadow_model(config, settings) as model:
-                eight = moments_bytes(model, OPTIMIZERS["adamw_8bit"])
+                moments = {label: moments_bytes(model, each) for label, each in FULL.items()}
                 for length in LENGTHS:
                     parts = counted(model, StepShape(1, length, length - 1, accumulates=True))
-                    label = "lora, 4-bit base" if four_bit else tuning
-                    yield Prediction(name, label, checkpointing, length, parts)
                     if tuning == "full":  # the moments are alive in all of a step
-                        small = replace(parts, moments=eight)
-                        yield Prediction(name, "full, 8-bit", checkpointing, length, small)
+                        for label, held in moments.items():
+                            own = replace(parts, moments=held)
+                            yield Prediction(name, label, checkpointing, length, own)
+                    else:
+                        label = "lora, 4-bit base" if four_bit else tuning
+                        yield Prediction(name, label, checkpointing, length, parts)
 
 
 def markdown(found: list[Prediction]) -> str:

@@ -9,6 +9,7 @@ sequence squared is made. Any other forward pass, such as the torch engine's, is
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ from msft_lite.model.batch import RowBounds
 
 NAME = "msft_lite_rows"
 # Fewer heads of keys than of queries must be announced in the versions of torch that check it.
-_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+_GROUPED: Mapping[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+)
 
 
 def row_arguments(bounds: RowBounds) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -22,10 +22,8 @@ from msft_lite.model.loss import vocabulary_size
 from msft_lite.model.memory.advice import Change, Load, advice
 from msft_lite.model.memory.free import free_bytes
 from msft_lite.model.memory.live import LiveBytes
-from msft_lite.model.memory.optimizers import OPTIMIZERS
 from msft_lite.model.memory.step import (
     CONTEXT_BYTES,
-    OptimizerBytes,
     StepBytes,
     StepShape,
     held_tensors,
@@ -37,6 +35,8 @@ from msft_lite.recipe.models import TrainTable
 from msft_lite.run.build import model_settings, train_settings
 from msft_lite.run.engines import base_folder, engine_choice, engine_length
 from msft_lite.run.survey import Survey
+from msft_lite.train.optimizer_bytes import optimizer_bytes
+from msft_lite.train.settings import Optim
 from msft_lite.train.trainer import Trainer
 
 
@@ -99,7 +99,7 @@ def forecast(
     if found.problems or found.config is None or not tasks:
         return None
     settings, shape = model_settings(recipe), longest_step(recipe, tasks)
-    bytes_of = _bytes_of(found.config, settings, shape)
+    bytes_of = _bytes_of(found.config, settings, shape, recipe.train)
     now = _load(recipe)
     parts = bytes_of(now)
     engine, free = _engine_bytes(recipe, settings, tasks, parts), free_of(settings.device)
@@ -155,10 +155,10 @@ def measure(recipe: Recipe, shape: StepShape) -> Measured:
     ids = islice(cycle(range(vocabulary_size(model))), shape.length)
     examples = _examples(tuple(ids), shape)
     if settings.device == "cuda":
-        Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=0).step(examples)
+        Trainer(model, train_settings(recipe, settings), seed=recipe.seed, pad_id=0).step(examples)
         return Measured(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
     with live:
-        Trainer(model, train_settings(recipe), seed=recipe.seed, pad_id=0).step(examples)
+        Trainer(model, train_settings(recipe, settings), seed=recipe.seed, pad_id=0).step(examples)
     return Measured(sum(live.peak.values()), None)
 
 
@@ -195,7 +195,7 @@ def _optims() -> tuple[str, ...]:
 
 
 def _bytes_of(
-    config: PretrainedConfig, settings: ModelSettings, shape: StepShape
+    config: PretrainedConfig, settings: ModelSettings, shape: StepShape, train: TrainTable
 ) -> Callable[[Load], StepBytes]:
     """Returns what tells the parts of a changed recipe's step; an answer is kept."""
 
@@ -216,7 +216,12 @@ def _bytes_of(
                 trained_tokens=min(shape.trained_tokens, length - 1),
                 accumulates=load.gradient_accumulation_steps > 1,
             ),
-            optimizer=OPTIMIZERS.get(load.optim, OptimizerBytes()),
+            optimizer=optimizer_bytes(
+                cast("Optim", load.optim),
+                "float32" if load.tuning == "lora" else settings.dtype,
+                is_stochastic=train.bf16_update != "nearest",
+                in_backward=train.optimizer_in_backward,
+            ),
         )
 
     return bytes_of
@@ -230,7 +235,7 @@ def _engine_bytes(
     recipe: Recipe, settings: ModelSettings, tasks: list[Task], parts: StepBytes
 ) -> int:
     """Returns what vllm holds while the model is trained: a base of its own, keys and values."""
-    if engine_choice(recipe, four_bit=settings.load_in_4bit).kind != "vllm":
+    if engine_choice(recipe).kind != "vllm":
         return 0
     kept = recipe.engine.kv_cache_bytes or cache_bytes(
         base_folder(settings),

@@ -20,7 +20,7 @@ from msft_lite.train.settings import PAGED, TrainSettings
 Tensors = Mapping[str, torch.Tensor]
 
 BLOCK_ELEMENTS = 256  # share one scale in bitsandbytes' 8-bit moments
-_LEAST_8BIT_ELEMENTS = 4096  # bitsandbytes' own bound: smaller tensors keep 32-bit moments
+LEAST_8BIT_ELEMENTS = 4096  # bitsandbytes' own bound: smaller tensors keep 32-bit moments
 _LEAST_PAGED_ELEMENTS = 100_000  # so is this: a page holds 2 MiB
 
 
@@ -164,7 +164,7 @@ class BlockwiseAdamW:
             tensor.copy_(self._functional.create_dynamic_map(signed=kind == "qmap1"))
 
     def moments(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not self._is_8bit or weight.numel() < _LEAST_8BIT_ELEMENTS:
+        if not self._is_8bit or weight.numel() < LEAST_8BIT_ELEMENTS:
             return {kind: self._zeros(weight, torch.float32) for kind in ("state1", "state2")}
         blocks = -(-weight.numel() // BLOCK_ELEMENTS)
         codes = {kind: self._zeros(weight, torch.uint8) for kind in ("state1", "state2")}

@@ -25,6 +25,7 @@ from msft_lite.model.adapter import attach_adapter
 from msft_lite.model.four_bit import DTYPES, keep_weights_in_place, quantisation
 from msft_lite.model.memory.live import BLOCK_WEIGHTS
 from msft_lite.model.settings import ModelSettings
+from msft_lite.model.varlen import keep_rows_apart
 
 # Where tensors have no numbers, transformers cannot see that a causal mask is not needed, and makes
 # one, which takes another kernel. It makes none for an attention that it knows no mask of.
@@ -41,7 +42,8 @@ def shadow_model(
 
     Its device is called ``cpu``, whatever the model will be trained on: a build of torch without
     CUDA has no other, and operations return the same shapes there. The kernels of flash attention
-    keep what those of ``sdpa`` keep, so these stand for both.
+    keep what those of ``sdpa`` keep, so these stand for both. Rows are laid one after another where
+    the settings allow it; whether the architecture does is only known once it is loaded.
 
     Args:
         config: of the base model.
@@ -57,7 +59,9 @@ def shadow_model(
             attn_implementation="eager" if settings.attn_implementation == "eager" else "sdpa",
             trust_remote_code=settings.trust_remote_code,
         )
-        if settings.attn_implementation != "eager":
+        if settings.attn_implementation is None and settings.padding_free is not False:
+            keep_rows_apart(base)
+        elif settings.attn_implementation != "eager":
             base.config._attn_implementation = _MASKLESS
         if quantisation(settings) is not None:
             _replace_linear(base, settings)

@@ -16,10 +16,12 @@ import torch
 from peft import PeftModel
 from transformers import PretrainedConfig
 
-from msft_lite.model.loss import Batch, collate, row_losses
+from msft_lite.model.batch import Batch, collate
+from msft_lite.model.loss import base_model, row_losses
 from msft_lite.model.memory.live import LiveBytes, Part, rounded
 from msft_lite.model.memory.shadow import shadow_model
 from msft_lite.model.settings import ModelSettings
+from msft_lite.model.varlen import keeps_rows_apart
 
 Losses: TypeAlias = Callable[[torch.nn.Module, Batch], torch.Tensor]
 
@@ -187,7 +189,7 @@ def _packed_tensors(module: torch.nn.Module) -> tuple[torch.Tensor, ...]:
 
 
 def moments_bytes(model: torch.nn.Module, optimizer: OptimizerBytes) -> int:
-    """Returns what the optimizer of ``model`` keeps: two moments and a step count a tensor."""
+    """Returns what the optimizer of ``model`` keeps: two moments of every trained tensor."""
     total = 0
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -196,7 +198,7 @@ def moments_bytes(model: torch.nn.Module, optimizer: OptimizerBytes) -> int:
                 both = 2 * parameter.element_size()
             elif parameter.numel() < optimizer.least_elements:
                 both = 8
-            total += 2 * rounded(round(parameter.numel() * both / 2)) + rounded(4)
+            total += 2 * rounded(round(parameter.numel() * both / 2))
     return total
 
 
@@ -212,7 +214,8 @@ def _batch(model: torch.nn.Module, shape: StepShape) -> Batch:
     prompt = (0,) * (shape.length - shape.trained_tokens)
     answer = (0,) * shape.trained_tokens
     device = next(model.parameters()).device
-    return collate([(prompt, answer)] * shape.rows, pad_id=0, device=device)
+    packed = keeps_rows_apart(base_model(model))
+    return collate([(prompt, answer)] * shape.rows, pad_id=0, device=device, packed=packed)
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, Olmo2Config, PretrainedConfig, Qwen3Config
 
 from msft_lite.data.task import Example
+from msft_lite.model.batch import collate
 from msft_lite.model.load import load_model
-from msft_lite.model.loss import collate, row_losses
+from msft_lite.model.loss import row_losses
 from msft_lite.model.memory.live import LiveBytes
-from msft_lite.model.memory.optimizers import OPTIMIZERS
 from msft_lite.model.memory.step import (
     OptimizerBytes,
     StepShape,
@@ -25,7 +25,8 @@ from msft_lite.model.memory.step import (
     predicted,
 )
 from msft_lite.model.settings import ModelSettings
-from msft_lite.train.settings import TrainSettings
+from msft_lite.train.optimizer_bytes import optimizer_bytes
+from msft_lite.train.settings import Optim, TrainSettings
 from msft_lite.train.trainer import Trainer
 
 SHAPE = StepShape(rows=2, length=48, trained_tokens=20, accumulates=True)
@@ -67,8 +68,7 @@ def test_parts_are_those_worked_out_by_hand(tiny_model_folder: Path) -> None:
     assert found.gradients == tensors * 512
     # The angles' frequencies are no parameters: two buffers.
     assert found.weights == (tensors + 2) * 512
-    # Two moments, and a step count of one block for each of the 2 * 12 + 2 tensors.
-    assert found.moments == (2 * tensors + 26) * 512
+    assert found.moments == 2 * tensors * 512
     assert found.adapter == 0
 
 
@@ -78,7 +78,7 @@ def test_the_allocators_own_record_agrees(tiny_model_folder: Path) -> None:
     model = load_model(settings, seed=1)
     model.train()
     prompt, answer = (1,) * (shape.length - shape.trained_tokens), (1,) * shape.trained_tokens
-    batch = collate([(prompt, answer)] * shape.rows, pad_id=0, device="cpu")
+    batch = collate([(prompt, answer)] * shape.rows, pad_id=0, device="cpu", packed=True)
     row_losses(model, batch).sum().backward()  # gradients are there from now on
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         row_losses(model, batch).sum().backward()
@@ -109,7 +109,9 @@ def test_the_trainers_step_holds_the_predicted_bytes(tiny_model_folder: Path, tu
         trainer = Trainer(model, TrainSettings(1e-4, SHAPE.rows), seed=1, pad_id=0)
         moments = sum(live.live.values()) - before
         trainer.step(rows)
-    found = predicted(config_of(tiny_model_folder), settings, SHAPE)
+    dtype = settings.dtype if tuning == "full" else "float32"
+    kept = optimizer_bytes("adamw", dtype, is_stochastic=True)
+    found = predicted(config_of(tiny_model_folder), settings, SHAPE, optimizer=kept)
     assert moments == found.moments
     # Beside the parts there are the losses of the rows done and the divided sum: a few blocks.
     assert sum(live.peak.values()) == pytest.approx(found.tensors, abs=8 * 512)
@@ -166,9 +168,14 @@ def test_an_update_in_the_backward_pass_frees_gradients(tiny_model_folder: Path)
 
 def test_optimizers_keep_what_their_names_say() -> None:
     layer = torch.nn.Linear(64, 128, dtype=torch.bfloat16)
-    sizes = {name: moments_bytes(layer, each) for name, each in OPTIMIZERS.items()}
-    # 8,192 weights of 2 bytes and 128 of a bias, twice, and a step count of a block for each.
-    assert sizes["adamw"] == 2 * (16_384 + 512) + 2 * 512
+
+    def size(optim: Optim, *, is_stochastic: bool = True) -> int:
+        kept = optimizer_bytes(optim, "bfloat16", is_stochastic=is_stochastic)
+        return moments_bytes(layer, kept)
+
+    # 8,192 weights and 128 of a bias, twice: of 2 bytes each, or of 4 under stochastic rounding.
+    assert size("adamw", is_stochastic=False) == 2 * (16_384 + 512)
+    assert size("adamw") == 2 * (32_768 + 512)
     # A byte a weight with 32 scales of 4 bytes; the bias keeps moments of 4 bytes.
-    assert sizes["adamw_8bit"] == 2 * (8192 + 512 + 512) + 2 * 512
-    assert sizes["paged_adamw"] == sizes["paged_adamw_8bit"] == 2 * 512
+    assert size("adamw_8bit") == 2 * (8192 + 512 + 512)
+    assert size("paged_adamw") == size("paged_adamw_8bit") == 0

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from msft_lite.errors import SnapshotError, TrainError
+from msft_lite.model.batch import collate
 from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
-from msft_lite.model.loss import collate, row_losses
+from msft_lite.model.loss import row_losses
 from msft_lite.train import optimizer as optimizer_module
 from msft_lite.train.optimizer import Optimizer, Turn
 from msft_lite.train.rounding import round_stochastically
