@@ -9,7 +9,8 @@ sequence squared is made. Any other forward pass, such as the torch engine's, is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,10 @@ from msft_lite.model.batch import RowBounds
 
 NAME = "msft_lite_rows"
 # Fewer heads of keys than of queries must be announced in the versions of torch that check it.
-_GROUPED: Mapping[str, Any] = (
-    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+_KERNEL: Callable[..., Any] = (
+    partial(varlen_attn, enable_gqa=True)
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters
+    else varlen_attn
 )
 
 
@@ -105,7 +108,7 @@ def _all_rows(
     """Returns the weighted values of all rows, [T, H, D], from one call on a GPU."""
     window = options.get("sliding_window")
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return varlen_attn(  # pyright: ignore[reportReturnType] - a pair only where one is asked for
+    return _KERNEL(
         query,
         key,
         value,
@@ -115,7 +118,6 @@ def _all_rows(
         options["max_length_k"],
         scale=options.get("scaling"),
         window_size=(-1 if window is None else window - 1, 0),
-        **_GROUPED,
     )
 
 
