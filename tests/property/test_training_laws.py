@@ -224,8 +224,10 @@ def assert_near(bench: Bench, rows: Sequence[Example]) -> None:
             assert loss.loss_sum == pytest.approx(expected.losses[task].loss_sum, rel=1e-5)
         assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-4)
         for name, tensor in everything(trainer)[0].items():
-            if tensor.dtype == torch.uint8:  # of a moment between two codes rounding decides
-                assert int((tensor.int() - tensors[name].int()).abs().max()) <= 1, name
+            if tensor.dtype == torch.uint8:
+                # Rounding decides between two codes; squares are off by twice as much.
+                most = 2 if name.startswith("state2.") else 1
+                assert int((tensor.int() - tensors[name].int()).abs().max()) <= most, name
                 continue
             # relative to the tensor's largest value; the floor is for gradients that are zero but
             # for rounding, where others are of order 1
