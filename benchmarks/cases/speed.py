@@ -30,7 +30,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    TrainerCallback,
+)
 
 SEED, VOCABULARY = 20, 8_000
 ROWS, PASS_ROWS, WARM_UP = 32, 8, 2
@@ -103,21 +108,7 @@ def trls(given: argparse.Namespace) -> dict[str, float]:
     """Trains through TRL's SFTTrainer and returns its figures."""
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
-
-    class Watch(TrainerCallback):
-        """Times the steps."""
-
-        def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self.began = 0.0
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.began)
 
     rows = [
         {"input_ids": list(ids), "completion_mask": [0] * (len(ids) - n) + [1] * n}
@@ -125,36 +116,54 @@ def trls(given: argparse.Namespace) -> dict[str, float]:
     ]
     (tuning,) = given.tuning
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    is_grouped = given.side.endswith("grouped by length")
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=str(given.model),
-            args=SFTConfig(
-                output_dir=folder,
-                per_device_train_batch_size=PASS_ROWS,
-                gradient_accumulation_steps=ROWS // PASS_ROWS,
-                max_steps=given.steps + WARM_UP,
-                max_length=LONGEST,
-                learning_rate=1e-4,
-                lr_scheduler_type="constant",
-                max_grad_norm=0.0,
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=given.device == "cpu",
-                train_sampling_strategy="group_by_length" if is_grouped else "sequential",
-                logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                model_init_kwargs={"dtype": "float32"},
-            ),
+            args=SFTConfig(output_dir=folder, **trl_settings(given)),
             train_dataset=Dataset.from_list(rows),
             peft_config=lora if tuning == "lora" else None,
             callbacks=[watch],
         )
         trainer.train()
     return figures(watch.seconds, given)
+
+
+def trl_settings(given: argparse.Namespace) -> dict[str, Any]:
+    """Returns what both sides share, by TRL's names, and the order of rows."""
+    is_grouped = given.side.endswith("grouped by length")
+    return {
+        "per_device_train_batch_size": PASS_ROWS,
+        "gradient_accumulation_steps": ROWS // PASS_ROWS,
+        "max_steps": given.steps + WARM_UP,
+        "max_length": LONGEST,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": given.device == "cpu",
+        "train_sampling_strategy": "group_by_length" if is_grouped else "sequential",
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "model_init_kwargs": {"dtype": "float32"},
+    }
+
+
+class Watch(TrainerCallback):
+    """Times the steps."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.began = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
 
 
 def figures(seconds: list[float], given: argparse.Namespace) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from msft_lite.core import (
@@ -145,12 +145,25 @@ class World:
         }  # fmt: skip
 
 
+def finished_rollouts(ledger: Ledger) -> list[Mapping[str, Any]]:
+    """Returns the rows of the roll-outs that are not trained again on resume."""
+    begun: list[Mapping[str, Any]] = []
+    recorded = 0
+    for row in ledger.rows:
+        if row["kind"] == "rollout":
+            begun, recorded = [*begun, row], 0
+        recorded += row["kind"] in ("mark", "audit")
+    if not begun:
+        return []
+    wanted = len(begun[-1]["marks"]) + 1 + (begun[-1]["audit"] != "none")
+    return begun if recorded == wanted else begun[:-1]
+
+
 def run(peaks: dict[str, float], path: Path, variant: tuple[str, dict[str, Any]]) -> str:
     ledger = Ledger(path)
     world = World(peaks, ledger)
-    for row in ledger.rows:  # what the disk held when the run was killed
-        if row["kind"] == "rollout":
-            world.rebuild(row)
+    for row in finished_rollouts(ledger):  # what the disk held when the run was killed
+        world.rebuild(row)
     world.alive = set(world.exposure)
     verdict = drive(build_method(variant[0], world.clock, variant[1]), world.execute, ledger)
     if world.executed:
@@ -162,6 +175,7 @@ def run(peaks: dict[str, float], path: Path, variant: tuple[str, dict[str, Any]]
 @pytest.mark.parametrize("variant", VARIANTS, ids=json.dumps)
 @settings(max_examples=25, deadline=None)
 @given(peaks=WORLDS, cut=st.integers(0, 10_000))
+@example(peaks=dict.fromkeys("abcde", 1.0), cut=38)  # dynamix: between two points not written
 def test_a_killed_run_replays_to_the_same_rows(
     variant: tuple[str, dict[str, Any]], peaks: dict[str, float], cut: int
 ) -> None:
