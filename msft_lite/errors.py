@@ -26,6 +26,10 @@ class TrainError(MsftError):
     """Training cannot go on: the loss is not finite or zero, or memory ran out."""
 
 
+class OutOfMemory(TrainError):
+    """A step did not fit in memory."""
+
+
 class SnapshotError(MsftError):
     """A snapshot is missing, damaged or of another model."""
 

@@ -92,12 +92,12 @@ def run(
 
 
 @app.command()
-def resume(run_folder: RunFolder) -> None:
-    """Go on with the run in a folder."""
+def resume(run_folder: RunFolder, changes: Changes = None) -> None:
+    """Go on with the run in a folder; changes may be of memory, paths and the engine."""
     with told_errors():
-        from msft_lite.run.session import load_run
+        from msft_lite.run.resuming import load_run
 
-        _run(load_run(run_folder), "resume")
+        _run(load_run(run_folder, changes or []), "resume")
 
 
 @app.command()
