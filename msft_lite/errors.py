@@ -27,7 +27,7 @@ class TrainError(MsftError):
 
 
 class OutOfMemory(TrainError):
-    """A step did not fit in memory."""
+    """Memory ran out."""
 
 
 class SnapshotError(MsftError):

@@ -8,6 +8,7 @@ from typing import Any
 
 from msft_lite.errors import OutputFolderError, RecipeError, ReplayMismatch
 from msft_lite.ledger import MEMORY, Row
+from msft_lite.model.memory.advice import Change
 from msft_lite.recipe import MEMORY_KEYS, Recipe, digest, load
 from msft_lite.run.folder import RunFolder
 
@@ -55,6 +56,16 @@ def memory_row(recipe: Recipe) -> dict[str, Any]:
     merged = {key: value for table in values.values() for key, value in table.items()}
     del merged[CHOICE]  # of which these are the outcome
     return merged
+
+
+def resume_changes(changes: Sequence[Change]) -> list[str]:
+    """Returns the first of ``changes`` that a resume takes, as arguments; none if there is none."""
+    allowed = {f"{table}.{key}" for table, keys in MEMORY_KEYS.items() for key in keys}
+    for change in changes:
+        pairs = [line.split(" = ", 1) for line in change.lines]
+        if all(key in allowed for key, _ in pairs):
+            return [f"{key}={value}" for key, value in pairs]
+    return []
 
 
 def choice_key(recipe: Recipe) -> str:

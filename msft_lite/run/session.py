@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from msft_lite.errors import EngineError, Interrupted, SnapshotError, TrainError
-from msft_lite.ledger import MEMORY
+from msft_lite.errors import EngineError, Interrupted, OutOfMemory, SnapshotError, TrainError
+from msft_lite.ledger import MEMORY, read_rows
 from msft_lite.methods import build_method
+from msft_lite.model.load import resolve_device
+from msft_lite.model.memory.exhausted import give_back, told_out_of_memory
+from msft_lite.model.memory.free import free_bytes
 from msft_lite.recipe import Recipe, dump_toml
 from msft_lite.report.live import Watcher
 from msft_lite.run.build import build_workshop, start_row
@@ -17,7 +21,15 @@ from msft_lite.run.finish import finish
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
-from msft_lite.run.resuming import check_same_run, memory_note, memory_row, recorded_memory
+from msft_lite.run.memory import change_lines, config_of, remedies, steps_of
+from msft_lite.run.micro_batch import settled
+from msft_lite.run.resuming import (
+    check_same_run,
+    memory_note,
+    memory_row,
+    recorded_memory,
+    resume_changes,
+)
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.stop import StopFlag
 from msft_lite.run.workshop import Workshop
@@ -41,25 +53,56 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] =
     """
     folder = RunFolder(recipe.output_dir)
     with folder.opened(mode), StopFlag() as stop:
-        shop = build_workshop(recipe, folder, watch, mode=mode)
+        shop = _built(recipe, folder, watch, mode=mode, lenders=lenders)
         if not _begun(recipe, shop):
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path
         shop.store.prove(shop.trainer.capture())
         try:
-            _train_and_finish(recipe, shop, stop, lenders)
+            with told_out_of_memory("the run", shop.settings.device):
+                _train_and_finish(recipe, shop, stop, lenders)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {_way_back(shop)}") from None
+        except OutOfMemory as error:
+            raise _told_how_to_fit(error, shop) from None
         except (EngineError, TrainError, SnapshotError) as error:
             raise type(error)(f"{error}\n{_way_back(shop)}") from error
     return folder.path
 
 
-def _way_back(shop: Workshop) -> str:
+def _built(
+    recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: Mode, lenders: Sequence[Path]
+) -> Workshop:
+    settle = partial(
+        settled,
+        recorded=read_rows(folder.ledger) if mode == "resume" else (),
+        lenders=lenders,
+        say=watch.say,
+    )
+    with told_out_of_memory("loading", resolve_device(recipe.model.device)):
+        return build_workshop(recipe, folder, watch, mode=mode, settle=settle)
+
+
+def _way_back(shop: Workshop, changes: Sequence[str] = ()) -> str:
     return (
         f"{len(shop.ledger.seen)} marks are on record and nothing of them is lost; go on with: "
-        f"msft-lite resume {shop.folder.path}"
+        f"msft-lite resume {' '.join([str(shop.folder.path), *changes])}"
     )
+
+
+def _told_how_to_fit(error: OutOfMemory, shop: Workshop) -> OutOfMemory:
+    """Returns ``error`` with the changes by which a step fits, and how to go on with one."""
+    give_back(error)
+    try:
+        steps = steps_of(shop.recipe, shop.tasks, config_of(shop.settings))
+        free = free_bytes(shop.settings.device)
+        changes = remedies(steps, None if free is None else free + steps.held_bytes)
+    except (MemoryError, RuntimeError):  # too little is left even to predict
+        return OutOfMemory(f"{error}\nwhat fits is told by: msft-lite check\n{_way_back(shop)}")
+    lines = [str(error), *change_lines(changes)]
+    if arguments := resume_changes(changes):
+        lines.append("rows of a pass and checkpointing may change here, the rest in a new run")
+    return OutOfMemory("\n".join([*lines, _way_back(shop, arguments)]))
 
 
 def _begun(recipe: Recipe, shop: Workshop) -> bool:
