@@ -97,7 +97,7 @@ def _told_how_to_fit(error: OutOfMemory, shop: Workshop) -> OutOfMemory:
         steps = steps_of(shop.recipe, shop.tasks, config_of(shop.settings))
         free = free_bytes(shop.settings.device)
         changes = remedies(steps, None if free is None else free + steps.held_bytes)
-    except (MemoryError, RuntimeError):  # too little is left even to predict
+    except Exception:  # of whatever kind, for want of memory: what ran out must be told
         return OutOfMemory(f"{error}\nwhat fits is told by: msft-lite check\n{_way_back(shop)}")
     lines = [str(error), *change_lines(changes)]
     if arguments := resume_changes(changes):
