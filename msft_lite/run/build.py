@@ -77,7 +77,6 @@ def build_workshop(
     trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad_id(tokenizer))
     if mode == "overwrite":
         folder.clear()
-    store = SnapshotStore(folder.snapshots, root=root_of(settings, trainer))
     shop = Workshop(
         recipe=recipe,
         folder=folder,
@@ -86,7 +85,7 @@ def build_workshop(
         model=model,
         tasks=tasks,
         trainer=trainer,
-        store=store,
+        store=SnapshotStore(folder.snapshots, root=root_of(settings, trainer)),
         ledger=Ledger(folder.ledger, on_row=watch.row),
         clock=Clock(train_rows(tasks), recipe.train.batch_rows, recipe.eval.marks_per_epoch),
         watch=watch,
