@@ -1,6 +1,7 @@
 """Kills a run again and again and checks that it comes out as if nothing had happened.
 
     python benchmarks/kill.py --kills 20 --engine torch --tuning lora --seed 1
+    python benchmarks/kill.py --kills 4 --tuning full --change train.optim=adamw_8bit
 
 A short recipe runs once uninterrupted. Then it runs again, and its process is ended by SIGKILL at
 random instants of the uninterrupted run's time line (training, evaluation, finish), every fourth at
@@ -102,6 +103,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--engine", choices=("torch", "vllm"), default="torch")
     parser.add_argument("--tuning", choices=tuple(TUNINGS), default="lora")
+    parser.add_argument(
+        "--change", action="append", default=[], help="KEY=VALUE, to the recipe; as often as needed"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the instants")
     parser.add_argument(
         "--folder", type=Path, help="where the runs go; left out: removed at the end"
@@ -114,7 +118,8 @@ def main() -> int:
             run_under_fire(trial)
             trial.failures += differences(trial.whole, trial.folder)
             print(f"finished after {trial.killed} kills: {verdict(trial)}", flush=True)
-    print(f"{arguments.engine}, {arguments.tuning}: {trial.killed} kills, {verdict(trial)}")
+    setting = ", ".join((arguments.engine, arguments.tuning, *arguments.change))
+    print(f"{setting}: {trial.killed} kills, {verdict(trial)}")
     return bool(trial.failures)
 
 
@@ -127,7 +132,12 @@ def verdict(trial: Trial) -> str:
 def begun(arguments: argparse.Namespace, folder: Path) -> Trial:
     """Makes the uninterrupted run and returns the trial that it is the measure of."""
     recipe = str(ROOT / "recipes" / "quickstart.toml")
-    changes = (f"engine.name={arguments.engine}", *SHORT, *TUNINGS[arguments.tuning])
+    changes = (
+        f"engine.name={arguments.engine}",
+        *SHORT,
+        *TUNINGS[arguments.tuning],
+        *arguments.change,
+    )
     command = (sys.executable, "-m", "msft_lite", "run", recipe, *changes, "--output-dir")
     times = watched((*command, str(folder / "whole")), folder / "whole")
     print(

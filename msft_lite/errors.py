@@ -26,6 +26,10 @@ class TrainError(MsftError):
     """Training cannot go on: the loss is not finite or zero, or memory ran out."""
 
 
+class OutOfMemory(TrainError):
+    """Memory ran out."""
+
+
 class SnapshotError(MsftError):
     """A snapshot is missing, damaged or of another model."""
 

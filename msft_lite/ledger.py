@@ -19,6 +19,7 @@ from msft_lite.core import Drop, Point, Rollout, RowId, Score, Trace, Verdict
 from msft_lite.errors import LedgerError, ReplayMismatch, StorageError
 
 Row = Mapping[str, Any]
+MEMORY = "memory"  # kind of the rows that tell how a resumed run makes its steps fit
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -179,6 +180,11 @@ class Ledger:
         Raises:
             StorageError: the disk is full, read-only or gone; the ledger is as it was before.
         """
+        self._next()
+        self._write(row)
+        self._pass_over(row)
+
+    def _write(self, row: Row) -> None:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         try:
             _append_durably(self.path, line.encode())
@@ -188,7 +194,14 @@ class Ledger:
                 f"mend that and go on with: msft-lite resume {self.path.parent}"
             ) from None
         self.rows.append(row)
-        self._pass_over(row)
+
+    def note(self, row: Row) -> None:
+        """Writes a row of kind `MEMORY` durably, which takes no part in the replay.
+
+        Raises:
+            StorageError: as for `append`.
+        """
+        self._write(row)
 
     def recall(self, request: Rollout) -> Trace | None:
         """Returns the recorded reply to ``request``; None if it has still to be executed.
@@ -236,7 +249,12 @@ class Ledger:
             self.expect(drop_row(self.n, drop))
 
     def _next(self) -> Row | None:
-        return self.rows[self._replayed] if self._replayed < len(self.rows) else None
+        while self._replayed < len(self.rows):
+            row = self.rows[self._replayed]
+            if row["kind"] != MEMORY:
+                return row
+            self._pass_over(row)
+        return None
 
     def _pass_over(self, row: Row) -> None:
         self._replayed += 1

@@ -92,12 +92,12 @@ def run(
 
 
 @app.command()
-def resume(run_folder: RunFolder) -> None:
-    """Go on with the run in a folder."""
+def resume(run_folder: RunFolder, changes: Changes = None) -> None:
+    """Go on with the run in a folder; changes may be of memory, paths and the engine."""
     with told_errors():
-        from msft_lite.run.session import load_run
+        from msft_lite.run.resuming import load_run
 
-        _run(load_run(run_folder), "resume")
+        _run(load_run(run_folder, changes or []), "resume")
 
 
 @app.command()
@@ -325,16 +325,9 @@ def _run_and_compare(recipe: Path, changes: list[str], mode: Mode, output_dir: P
 
 def _check_memory(recipe: Recipe, found: Survey, console: Console, *, no_step: bool) -> None:
     """Prints what a training step needs, and what one real step took where it is safe to try."""
-    from msft_lite.cli.memory_text import print_forecast, print_measured
-    from msft_lite.run.memory import forecast, has_weights, measure
+    from msft_lite.cli.memory_text import print_memory
 
-    told = forecast(recipe, found)
-    if told is None:
-        return
-    print_forecast(told, console)
-    # A step that does not fit may have the whole process killed, on a CPU without a word.
-    if told.fits is not False and not no_step and has_weights(recipe):
-        print_measured(told, measure(recipe, told.shape), console)
+    print_memory(recipe, found, console, takes_step=not no_step)
 
 
 def _prepare_libraries() -> None:

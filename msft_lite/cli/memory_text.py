@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from rich.console import Console
 
-from msft_lite.cli.texts import bytes_text, print_lines
+from msft_lite.cli.texts import print_lines
+from msft_lite.errors import OutOfMemory
+from msft_lite.recipe import Recipe
 from msft_lite.report.tables import Grid, rich_grid
-from msft_lite.report.wording import counted
-from msft_lite.run.memory import Forecast, Measured
+from msft_lite.report.wording import bytes_text, counted
+from msft_lite.run.memory import (
+    Forecast,
+    Measured,
+    Steps,
+    change_lines,
+    forecast,
+    has_weights,
+    measure,
+    remedies,
+    steps_found,
+)
+from msft_lite.run.micro_batch import KEY, choose
+from msft_lite.run.survey import Survey
+
+
+def print_memory(recipe: Recipe, found: Survey, console: Console, *, takes_step: bool) -> None:
+    """Prints what a training step needs, and what a real one took where it is safe to try.
+
+    Raises:
+        OutOfMemory: it was tried and does not fit; the message says what would.
+    """
+    if (steps := steps_found(recipe, found)) is None:
+        return
+    takes_step = takes_step and has_weights(recipe)
+    choice = None
+    if recipe.train.auto_micro_batch:
+        choice = choose(recipe, steps, proves=takes_step)
+        recipe = choice.recipe
+    told = forecast(recipe, found)
+    assert told is not None, "the same data told of steps"
+    print_forecast(told, console)
+    if choice is not None:
+        print_lines([f"{KEY} would choose {choice.line}"], console)
+    elif told.fits is not False and takes_step:
+        # A step that does not fit may have the whole process killed, on a CPU without a word.
+        print_measured(told, _measured(recipe, told, steps), console)
+
+
+def _measured(recipe: Recipe, told: Forecast, steps: Steps) -> Measured:
+    try:
+        return measure(recipe, told.shape, beside_bytes=told.engine_bytes)
+    except OutOfMemory as error:
+        lines = change_lines(remedies(steps, told.free_bytes))
+        raise OutOfMemory("\n".join([str(error), *lines])) from None
 
 
 def print_forecast(found: Forecast, console: Console) -> None:
@@ -24,7 +67,7 @@ def print_forecast(found: Forecast, console: Console) -> None:
         needed = bytes_text(found.step_bytes + found.engine_bytes)
         free = bytes_text(found.free_bytes or 0)
         print_lines([f"warning: {needed} are needed and {free} are free"], console, style="yellow")
-        print_lines(change_lines(found), console, style="yellow")
+        print_lines(change_lines(found.changes), console, style="yellow")
 
 
 def rows(found: Forecast) -> tuple[tuple[str, str], ...]:
@@ -45,14 +88,6 @@ def rows(found: Forecast) -> tuple[tuple[str, str], ...]:
     engine = (("vllm beside it", bytes_text(found.engine_bytes)),) if found.engine_bytes else ()
     free = "not known" if found.free_bytes is None else bytes_text(found.free_bytes)
     return (*taken, ("peak", bytes_text(found.step_bytes)), *engine, ("free now", free))
-
-
-def change_lines(found: Forecast) -> Iterator[str]:
-    """Yields a line for each change that would make it fit, cheapest first."""
-    for change in found.changes:
-        yield f"it fits with {bytes_text(change.peak_bytes)} by: {'; '.join(change.lines)}"
-    if not found.changes:
-        yield "no change of batch, length, optimizer or tuning makes it fit: take a smaller model"
 
 
 def print_measured(found: Forecast, measured: Measured, console: Console) -> None:

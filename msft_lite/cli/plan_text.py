@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from msft_lite.cli.texts import bytes_text
+from msft_lite.report.wording import bytes_text
 
 if TYPE_CHECKING:
     from msft_lite.run.plan import Plan

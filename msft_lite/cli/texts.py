@@ -68,13 +68,3 @@ def pieces_text(pieces: Iterable[Piece], *, has_styles: bool) -> Text:
 def row_text(text: str) -> str:
     """Returns ``text`` with its line ends marked and control characters spelt out."""
     return f"{LINE_END}\n".join(visible(line) for line in text.split("\n"))
-
-
-def bytes_text(count: int) -> str:
-    """Returns ``count`` bytes with three digits and a decimal unit."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

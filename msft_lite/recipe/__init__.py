@@ -8,7 +8,7 @@ tables must agree on in `rules`, the wording of the problems in `problems`.
 
 from __future__ import annotations
 
-from msft_lite.recipe.load import digest, dump_toml, json_schema, load, samples
+from msft_lite.recipe.load import MEMORY_KEYS, digest, dump_toml, json_schema, load, samples
 from msft_lite.recipe.method_tables import METHOD_TABLES, MsftTable, SftTable
 from msft_lite.recipe.models import (
     DataTable,
@@ -23,6 +23,7 @@ from msft_lite.recipe.several import ALL_METHODS, Variant, load_several
 
 __all__ = [
     "ALL_METHODS",
+    "MEMORY_KEYS",
     "METHOD_TABLES",
     "DataTable",
     "EngineTable",

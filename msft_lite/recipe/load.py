@@ -22,10 +22,17 @@ from msft_lite.recipe.overrides import override
 from msft_lite.recipe.problems import Place, problem_lines, value_at
 
 LEARNING_RATE = {"lora": 2e-4, "full": 1e-5}
-# What may differ between two runs of the same results: places, and how the engine is kept going.
+# How a step is made to fit: changes results by rounding alone, but for the masks of dropout.
+MEMORY_KEYS = {
+    "model": {"gradient_checkpointing"},
+    "train": {"per_device_train_batch_size", "gradient_accumulation_steps", "auto_micro_batch"},
+}
+# What may differ between two runs of the same results: memory, places, and how the engine is kept
+# going.
 # Files of rows, chat templates and model folders are left out because their content has digests
 # of its own.
 NOT_DIGESTED = {
+    **MEMORY_KEYS,
     "output_dir": True,
     "eval": {"at"},
     "engine": set(EngineTable.model_fields) - {"name"},
@@ -117,19 +124,23 @@ def samples(recipe: Recipe, task: TaskTable) -> tuple[int | None, int | None, in
     )
 
 
-def digest(recipe: Recipe, *, method: bool = True) -> str:
+def digest(recipe: Recipe, *, method: bool = True, seed: bool = True) -> str:
     """Returns the sha256 of what changes the results of a run.
 
-    Folders, files and the engine's settings other than its name do not.
+    Folders, files, the engine's settings other than its name and `MEMORY_KEYS` do not.
 
     Args:
         recipe: of the run.
         method: whether the method and its options count; without them it is the same for all runs
             of a comparison with one seed.
+        seed: whether the seed counts.
     """
     content = recipe.model_dump(mode="json", exclude=NOT_DIGESTED)
+    content["train"]["batch_rows"] = recipe.train.batch_rows
     if not method:
         del content["method"]
+    if not seed:
+        del content["seed"]
     if Path(recipe.model.name_or_path).is_absolute():
         del content["model"]["name_or_path"]
     for table in (content["eval"], *content["tasks"]):

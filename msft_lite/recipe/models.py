@@ -95,6 +95,8 @@ class TrainTable(Table):
     """Rows of one forward and backward pass."""
     gradient_accumulation_steps: Positive = 8
     """Passes of one optimizer step: a step holds the product of the two in rows."""
+    auto_micro_batch: bool = False
+    """Keep that product, and take the most rows of a pass that fit when the run begins."""
     padding_free: bool | None = None
     """Lay the rows of a pass one after another, unpadded; left out: wherever it is safe."""
     max_length: Annotated[int, Field(ge=2)] = 512
@@ -121,6 +123,23 @@ class TrainTable(Table):
     """Gradients are clipped to this norm; 0: never."""
     threads: Positive | None = None
     """CPU threads of training; left out: all."""
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows of an optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @model_validator(mode="after")
+    def _there_is_a_micro_batch_to_choose(self) -> TrainTable:
+        if self.auto_micro_batch and self.optimizer_in_backward:
+            raise problem(
+                "auto_micro_batch",
+                "with optimizer_in_backward a step is one pass, whose rows are the batch itself; "
+                "take it out",
+            )
+        if self.auto_micro_batch and self.batch_rows == 1:
+            raise problem("auto_micro_batch", "has no effect on a step of one row; take it out")
+        return self
 
     @model_validator(mode="after")
     def _a_step_in_backward_is_one_pass(self) -> TrainTable:

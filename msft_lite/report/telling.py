@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msft_lite.core import LIVE, ROOT, Drop, Score
 from msft_lite.errors import LedgerError, did_you_mean
-from msft_lite.ledger import Row, read_rows
+from msft_lite.ledger import MEMORY, Row, read_rows
 from msft_lite.report.cost import rates_of
 from msft_lite.report.fields import Fields
 from msft_lite.report.spending import NOTHING, Spending, count, work_of
@@ -282,6 +282,16 @@ def _drop(story: Story, fields: Fields) -> Story:
     return _with_current(story, replace(rollout, drops=(*rollout.drops, drop)))
 
 
+def _memory(story: Story, fields: Fields) -> Story:
+    """Adds how steps fit from here on; activations that are computed again count for all steps."""
+    settings = {key: value for key, value in fields.values.items() if key != "kind"}
+    setting, rates = story.setting, story.setting.rates
+    if rates is not None and settings.get("gradient_checkpointing"):
+        rates = replace(rates, recompute=True)
+    facts = {**setting.facts, f"memory since roll-out {story.requests}": settings}
+    return replace(story, setting=replace(setting, rates=rates, facts=facts))
+
+
 def _finish(story: Story, fields: Fields) -> Story:
     finish = Finish(
         n=fields.whole("n"),
@@ -326,5 +336,6 @@ _TELLERS = {
     "mark": _mark,
     "audit": _audit,
     "drop": _drop,
+    MEMORY: _memory,
     "finish": _finish,
 }

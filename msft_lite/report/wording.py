@@ -51,6 +51,16 @@ def size(size_bytes: int) -> str:
     return f"{amount:.1f} {_SIZES[unit]}" if unit else f"{size_bytes} bytes"
 
 
+def bytes_text(count: int) -> str:
+    """Returns ``count`` bytes with three digits and a decimal unit."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
+
+
 def place(mark: Mark | None) -> str:
     """Returns where a mark stands, as ``roll-out 2, mark 5``; None is a dash."""
     if mark is None:

@@ -32,6 +32,7 @@ from msft_lite.recipe import Recipe, digest
 from msft_lite.report.live import Watcher
 from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad_id
 from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.resuming import choice_key, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.store import SnapshotStore
@@ -42,10 +43,22 @@ PACKAGES = ("msft-lite", "torch", "transformers", "peft", "bitsandbytes", "vllm"
 CACHE_FOLDER = Path.home() / ".cache" / "msft_lite"
 
 
-def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: Mode) -> Workshop:
+def build_workshop(
+    recipe: Recipe,
+    folder: RunFolder,
+    watch: Watcher,
+    *,
+    mode: Mode,
+    settle: Callable[[Recipe, Sequence[Task]], Recipe] = lambda recipe, _: recipe,
+) -> Workshop:
     """Loads data and model of ``recipe`` and opens store and ledger in ``folder``.
 
-    In mode ``overwrite`` the run that is there goes only when data and model have been loaded.
+    Args:
+        recipe: what to run.
+        folder: where.
+        watch: is told what was resolved.
+        mode: in ``overwrite`` the run that is there goes only when data and model have been loaded.
+        settle: makes the choices that the recipe leaves to this machine, given its tasks.
 
     Raises:
         MsftError: data, model or folder cannot be used.
@@ -53,26 +66,28 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     settings = model_settings(recipe)
-    optimizer = train_settings(recipe, settings)
+    train_settings(recipe, settings)  # what is wrong with it is told before data is read
     choice = engine_choice(recipe)
     tokenizer = load_tokenizer(settings)
     tasks = build_tasks(recipe, tokenizer)
+    recipe = settle(recipe, tasks)
+    optimizer = train_settings(recipe, settings)
     model = load_model(settings, seed=recipe.seed)
     check_scoring(recipe, tasks, model)
     trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad_id(tokenizer))
     if mode == "overwrite":
         folder.clear()
-    store = SnapshotStore(folder.snapshots, root=root_of(settings, trainer))
     shop = Workshop(
+        recipe=recipe,
         folder=folder,
         settings=settings,
         tokenizer=tokenizer,
         model=model,
         tasks=tasks,
         trainer=trainer,
-        store=store,
+        store=SnapshotStore(folder.snapshots, root=root_of(settings, trainer)),
         ledger=Ledger(folder.ledger, on_row=watch.row),
-        clock=Clock(train_rows(tasks), batch_rows(recipe), recipe.eval.marks_per_epoch),
+        clock=Clock(train_rows(tasks), recipe.train.batch_rows, recipe.eval.marks_per_epoch),
         watch=watch,
         choice=choice,
     )
@@ -159,11 +174,6 @@ def update_notes(model: ModelSettings, train: TrainSettings) -> tuple[str, ...]:
     )
 
 
-def batch_rows(recipe: Recipe) -> int:
-    """Returns the most rows of an optimizer step."""
-    return recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps
-
-
 def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Task, ...]:
     """Reads, splits and tokenises every task of the recipe.
 
@@ -178,7 +188,7 @@ def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Tas
         for settings in task_settings(recipe)
         for rows in task_rows(settings, seed=SPLIT_SEED, least_train_rows=marks)
     )
-    check_tasks(tasks, marks, batch_rows=batch_rows(recipe))
+    check_tasks(tasks, marks, batch_rows=recipe.train.batch_rows)
     return tasks
 
 
@@ -217,7 +227,12 @@ def base_digest(folder: Path) -> str:
 
 
 def start_row(recipe: Recipe, shop: Workshop) -> Row:
-    """Returns the first row of the ledger: what was resolved, and digests of what went in."""
+    """Returns the first row of the ledger: what was resolved, and digests of what went in.
+
+    Args:
+        recipe: as it was given; ``shop`` has it as it is run.
+        shop: everything that was made of it.
+    """
     parameters = list(shop.model.named_parameters())
     trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
     rates = flop_rates(shop.model, gradient_checkpointing=shop.settings.gradient_checkpointing)
@@ -257,5 +272,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "steer_on": recipe.eval.steer_on,
         "domain": {task.name: task.domain for task in shop.tasks},
         "marks_per_epoch": recipe.eval.marks_per_epoch,
-        "batch_rows": batch_rows(recipe),
+        "batch_rows": recipe.train.batch_rows,
+        "memory": memory_row(shop.recipe),
+        "auto_micro_batch": choice_key(recipe) if recipe.train.auto_micro_batch else None,
     }

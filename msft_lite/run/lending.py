@@ -7,13 +7,13 @@ from pathlib import Path
 
 from msft_lite.core import ROOT, Rollout
 from msft_lite.errors import LedgerError
-from msft_lite.ledger import Row, read_rows, rollout_row
+from msft_lite.ledger import MEMORY, Row, read_rows, rollout_row
 from msft_lite.run.folder import RunFolder
 
 # Start rows that agree on these are of runs that compute the same numbers for the same request.
 SAME = (
     "setting", "seed", "signal", "steer_on", "tasks", "data", "base", "trainable", "device",
-    "dtype", "engine", "threads", "versions", "marks_per_epoch", "batch_rows",
+    "dtype", "engine", "threads", "versions", "marks_per_epoch", "batch_rows", "memory",
 )  # fmt: skip
 ASKED = ("start", "share", "marks", "fresh", "score", "iid", "skip_digest")
 
@@ -69,9 +69,10 @@ def _marks(rows: Sequence[Row], n: int) -> list[Row]:
 
 
 def _finished(folder: Path) -> list[Row]:
-    """Returns the rows of a finished run, or none."""
+    """Returns the rows of a finished run whose bits are those of its start row, or none."""
     try:
         rows = read_rows(RunFolder(folder).ledger)
     except LedgerError:
         return []
-    return rows if rows and rows[-1]["kind"] == "finish" else []
+    kinds = [row["kind"] for row in rows]
+    return rows if kinds[-1:] == ["finish"] and MEMORY not in kinds else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
@@ -11,15 +11,16 @@ from typing import cast, get_args
 
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from msft_lite.data.task import Example, Task
 from msft_lite.engine.cache_size import cache_bytes
 from msft_lite.engine.vllm_engine import MAX_NUM_SEQS
-from msft_lite.errors import ModelError, MsftError
+from msft_lite.errors import ModelError, MsftError, OutOfMemory
 from msft_lite.model.load import load_model
 from msft_lite.model.loss import vocabulary_size
 from msft_lite.model.memory.advice import Change, Load, advice
+from msft_lite.model.memory.exhausted import give_back, return_unused, told_out_of_memory
 from msft_lite.model.memory.free import free_bytes
 from msft_lite.model.memory.live import LiveBytes
 from msft_lite.model.memory.step import (
@@ -32,6 +33,7 @@ from msft_lite.model.memory.step import (
 from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
+from msft_lite.report.wording import bytes_text
 from msft_lite.run.build import model_settings, train_settings
 from msft_lite.run.engines import base_folder, engine_choice, engine_length
 from msft_lite.run.survey import Survey
@@ -82,6 +84,56 @@ class Measured:
     reserved_bytes: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Tells what the training steps of a recipe and of its variants need, without taking one.
+
+    Attributes:
+        settings: of the model.
+        shape: of the recipe's step: the longest row of the data, as many as one pass takes.
+        load: of the recipe.
+        parts_of: what a variant's step needs, by part; an answer is kept.
+        engine_bytes: what vllm holds beside any of them; 0 without vllm.
+    """
+
+    settings: ModelSettings
+    shape: StepShape
+    load: Load
+    parts_of: Callable[[Load], StepBytes]
+    engine_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """What the recipe's step needs of what stays from step to step."""
+        parts = self.parts_of(self.load)
+        return parts.weights + parts.adapter + parts.moments
+
+    def needed(self, load: Load) -> int:
+        """Returns what a variant's step needs: on a GPU with the allowance; 2**63 - 1: no step."""
+        try:
+            parts = self.parts_of(load)
+        except ModelError:  # such as 4 bits without bitsandbytes: nothing to propose
+            return sys.maxsize
+        return parts.peak if self.settings.device == "cuda" else parts.tensors
+
+
+def steps_of(recipe: Recipe, tasks: Sequence[Task], config: PretrainedConfig) -> Steps:
+    """Returns what tells the memory of the recipe's training steps.
+
+    Args:
+        recipe: what a run would be given.
+        tasks: all of its tasks.
+        config: of its model.
+
+    Raises:
+        MsftError: device, engine or model cannot be used as the recipe says.
+    """
+    settings, shape, load = model_settings(recipe), longest_step(recipe, tasks), _load(recipe)
+    parts_of = _parts_of(config, settings, shape, recipe.train)
+    engine = _engine_bytes(recipe, settings, tasks, parts_of(load))
+    return Steps(settings, shape, load, parts_of, engine)
+
+
 def forecast(
     recipe: Recipe, found: Survey, *, free_of: Callable[[Device], int | None] = free_bytes
 ) -> Forecast | None:
@@ -95,35 +147,58 @@ def forecast(
     Raises:
         MsftError: device, engine or model cannot be used as the recipe says.
     """
-    tasks = [survey.task for survey in found.tasks if survey.task is not None]
-    if found.problems or found.config is None or not tasks:
+    if (steps := steps_found(recipe, found)) is None:
         return None
-    settings, shape = model_settings(recipe), longest_step(recipe, tasks)
-    bytes_of = _bytes_of(found.config, settings, shape, recipe.train)
-    now = _load(recipe)
-    parts = bytes_of(now)
-    engine, free = _engine_bytes(recipe, settings, tasks, parts), free_of(settings.device)
-
-    def peak_of(load: Load) -> int:
-        try:
-            return _needed(bytes_of(load), settings)
-        except ModelError:  # such as 4 bits without bitsandbytes: nothing to propose
-            return sys.maxsize
-
+    free = free_of(steps.settings.device)
     return Forecast(
-        device=settings.device,
-        shape=shape,
-        parts=parts,
-        step_bytes=_needed(parts, settings),
-        engine_bytes=engine,
+        device=steps.settings.device,
+        shape=steps.shape,
+        parts=steps.parts_of(steps.load),
+        step_bytes=steps.needed(steps.load),
+        engine_bytes=steps.engine_bytes,
         free_bytes=free,
-        changes=()
-        if free is None
-        else advice(now, free_bytes=free - engine, peak_of=peak_of, optims=_optims()),
+        changes=() if free is None else _changes(steps, free - steps.engine_bytes),
     )
 
 
-def longest_step(recipe: Recipe, tasks: list[Task]) -> StepShape:
+def steps_found(recipe: Recipe, found: Survey) -> Steps | None:
+    """Returns `steps_of` what a survey found, or None where data or model do not tell."""
+    tasks = [survey.task for survey in found.tasks if survey.task is not None]
+    if found.problems or found.config is None or not tasks:
+        return None
+    return steps_of(recipe, tasks, found.config)
+
+
+def remedies(steps: Steps, free: int | None) -> tuple[Change, ...]:
+    """Returns the changes by which a step fits where the recipe's did not, the cheapest first.
+
+    Args:
+        steps: of the recipe.
+        free: bytes of the device without the step; None where the system does not tell. What the
+            failed step is said to need is too much, whatever this is.
+    """
+    failed = steps.needed(steps.load) - 1
+    return _changes(steps, failed if free is None else min(failed, free - steps.engine_bytes))
+
+
+def change_lines(changes: Sequence[Change]) -> Iterator[str]:
+    """Yields a line for each change that makes a step fit."""
+    for change in changes:
+        yield f"it fits with {bytes_text(change.peak_bytes)} by: {'; '.join(change.lines)}"
+    if not changes:
+        yield "no change of batch, length, optimizer or tuning makes it fit: take a smaller model"
+
+
+def config_of(settings: ModelSettings) -> PretrainedConfig:
+    """Returns the configuration of the base model, whose tokenizer has been loaded before."""
+    return AutoConfig.from_pretrained(
+        settings.name_or_path,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def longest_step(recipe: Recipe, tasks: Sequence[Task]) -> StepShape:
     """Returns a step of rows as long as the longest, with as many trained tokens as the most."""
     rows = [row for task in tasks for row in task.train]
     return StepShape(
@@ -134,19 +209,39 @@ def longest_step(recipe: Recipe, tasks: list[Task]) -> StepShape:
     )
 
 
-def measure(recipe: Recipe, shape: StepShape) -> Measured:
+def measure(recipe: Recipe, shape: StepShape, *, beside_bytes: int = 0) -> Measured:
     """Loads the model, trains it one step of ``shape`` and forgets it; nothing is written.
 
     On a CPU tensors are counted: what the process grows by holds the libraries, files that were
     mapped and memory that was freed and not given back, and differs from one call to the next.
 
+    Args:
+        recipe: what a run would be given.
+        shape: of the step.
+        beside_bytes: of a GPU, that the step must leave to others.
+
     Raises:
-        MsftError: the model cannot be loaded, or memory ran out.
+        OutOfMemory: the step does not fit.
+        MsftError: the model cannot be loaded.
     """
+    device = model_settings(recipe).device
+    try:
+        with told_out_of_memory("one step", device):
+            return _measured(recipe, shape, beside_bytes)
+    except OutOfMemory as error:
+        give_back(error)
+        raise
+    finally:
+        return_unused()
+
+
+def _measured(recipe: Recipe, shape: StepShape, beside_bytes: int) -> Measured:
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     settings = model_settings(recipe)
-    if settings.device == "cuda":
+    is_gpu = settings.device == "cuda"
+    beside = torch.empty(beside_bytes if is_gpu else 0, dtype=torch.uint8, device=settings.device)
+    if is_gpu:
         torch.cuda.reset_peak_memory_stats()
     model = load_model(settings, seed=recipe.seed)
     live = LiveBytes()
@@ -154,9 +249,12 @@ def measure(recipe: Recipe, shape: StepShape) -> Measured:
         live.watch([tensor], part)
     ids = islice(cycle(range(vocabulary_size(model))), shape.length)
     examples = _examples(tuple(ids), shape)
-    if settings.device == "cuda":
+    if is_gpu:
         Trainer(model, train_settings(recipe, settings), seed=recipe.seed, pad_id=0).step(examples)
-        return Measured(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+        return Measured(
+            torch.cuda.max_memory_allocated() - beside.nbytes,
+            torch.cuda.max_memory_reserved() - beside.nbytes,
+        )
     with live:
         Trainer(model, train_settings(recipe, settings), seed=recipe.seed, pad_id=0).step(examples)
     return Measured(sum(live.peak.values()), None)
@@ -186,6 +284,7 @@ def _load(recipe: Recipe) -> Load:
         tuning=recipe.model.tuning,
         load_in_4bit=recipe.model.load_in_4bit,
         optim=recipe.train.optim,
+        optimizer_in_backward=recipe.train.optimizer_in_backward,
     )
 
 
@@ -194,13 +293,17 @@ def _optims() -> tuple[str, ...]:
     return get_args(TrainTable.model_fields["optim"].annotation)
 
 
-def _bytes_of(
+def _changes(steps: Steps, free: int) -> tuple[Change, ...]:
+    return advice(steps.load, free_bytes=free, peak_of=steps.needed, optims=_optims())
+
+
+def _parts_of(
     config: PretrainedConfig, settings: ModelSettings, shape: StepShape, train: TrainTable
 ) -> Callable[[Load], StepBytes]:
     """Returns what tells the parts of a changed recipe's step; an answer is kept."""
 
     @cache
-    def bytes_of(load: Load) -> StepBytes:
+    def parts_of(load: Load) -> StepBytes:
         length = min(shape.length, load.max_length)
         return predicted(
             config,
@@ -224,15 +327,11 @@ def _bytes_of(
             ),
         )
 
-    return bytes_of
-
-
-def _needed(parts: StepBytes, settings: ModelSettings) -> int:
-    return parts.peak if settings.device == "cuda" else parts.tensors
+    return parts_of
 
 
 def _engine_bytes(
-    recipe: Recipe, settings: ModelSettings, tasks: list[Task], parts: StepBytes
+    recipe: Recipe, settings: ModelSettings, tasks: Sequence[Task], parts: StepBytes
 ) -> int:
     """Returns what vllm holds while the model is trained: a base of its own, keys and values."""
     if engine_choice(recipe).kind != "vllm":

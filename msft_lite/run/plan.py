@@ -117,9 +117,7 @@ def simulate(recipe: Recipe, sizes: Mapping[str, int], epochs: int) -> Tally:
         sizes: training rows per task.
         epochs: the last task's peak.
     """
-    train = recipe.train
-    batch_rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    clock = Clock(sizes, batch_rows, recipe.eval.marks_per_epoch)
+    clock = Clock(sizes, recipe.train.batch_rows, recipe.eval.marks_per_epoch)
     options = recipe.method.model_dump(exclude={"name", "signal"})
     world = AssumedWorld(clock, epochs, deferred=recipe.eval.at == "end")
     drive(build_method(recipe.method.name, clock, options), world.execute, world)

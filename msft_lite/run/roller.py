@@ -309,8 +309,8 @@ class Roller:
             raise SnapshotError(
                 f"mark {k} of roll-out {self._ledger.n} gave snapshot {snapshot[:12]} where the "
                 f"ledger records {self._ledger.points[k].snapshot[:12]}: this machine, its "
-                "number of threads or its library versions compute other bits than those that "
-                "began the run; go on where it began, or start again with --overwrite"
+                "number of threads, its library versions or other rows in a pass give other bits "
+                "than those that began the run; go on as it began, or start again with --overwrite"
             )
 
     def _evaluate_pending(self, request: Rollout, position: Position) -> Position:

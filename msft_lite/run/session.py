@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from msft_lite.errors import (
-    EngineError,
-    Interrupted,
-    OutputFolderError,
-    ReplayMismatch,
-    SnapshotError,
-    TrainError,
-)
-from msft_lite.ledger import Row
+from msft_lite.errors import EngineError, Interrupted, OutOfMemory, SnapshotError, TrainError
+from msft_lite.ledger import MEMORY, read_rows
 from msft_lite.methods import build_method
-from msft_lite.recipe import Recipe, dump_toml, load
+from msft_lite.model.load import resolve_device
+from msft_lite.model.memory.exhausted import give_back, told_out_of_memory
+from msft_lite.model.memory.free import free_bytes
+from msft_lite.recipe import Recipe, dump_toml
 from msft_lite.report.live import Watcher
 from msft_lite.run.build import build_workshop, start_row
 from msft_lite.run.engines import build_evaluator
@@ -24,30 +21,19 @@ from msft_lite.run.finish import finish
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
+from msft_lite.run.memory import change_lines, config_of, remedies, steps_of
+from msft_lite.run.micro_batch import settled
+from msft_lite.run.resuming import (
+    check_same_run,
+    memory_note,
+    memory_row,
+    recorded_memory,
+    resume_changes,
+)
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.stop import StopFlag
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.durable import write_durably
-
-# What a resume must share with the run's beginning for its rows to be those of one run.
-RESULT_KEYS = (
-    "recipe", "method", "seed", "tasks", "data", "base", "trainable", "device", "dtype",
-    "padding_free", "engine",
-)  # fmt: skip
-# What may differ, but may change the last bits of results.
-ROUNDING_KEYS = ("threads", "versions")
-
-
-def load_run(folder: Path) -> Recipe:
-    """Returns the recipe of the run in ``folder``.
-
-    Raises:
-        OutputFolderError: there is no run.
-    """
-    place = RunFolder(folder)
-    if not place.recipe.exists():
-        raise OutputFolderError(f"{folder} holds no run: no {place.recipe.name}")
-    return load(place.recipe, [f"output_dir={folder.resolve()}"])
 
 
 def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] = ()) -> Path:
@@ -67,30 +53,62 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] =
     """
     folder = RunFolder(recipe.output_dir)
     with folder.opened(mode), StopFlag() as stop:
-        shop = build_workshop(recipe, folder, watch, mode=mode)
-        _begin(recipe, shop)
-        if shop.ledger.recorded("finish") is not None:
+        shop = _built(recipe, folder, watch, mode=mode, lenders=lenders)
+        if not _begun(recipe, shop):
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path
         shop.store.prove(shop.trainer.capture())
         try:
-            _train_and_finish(recipe, shop, stop, lenders)
+            with told_out_of_memory("the run", shop.settings.device):
+                _train_and_finish(recipe, shop, stop, lenders)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {_way_back(shop)}") from None
+        except OutOfMemory as error:
+            raise _told_how_to_fit(error, shop) from None
         except (EngineError, TrainError, SnapshotError) as error:
             raise type(error)(f"{error}\n{_way_back(shop)}") from error
     return folder.path
 
 
-def _way_back(shop: Workshop) -> str:
+def _built(
+    recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: Mode, lenders: Sequence[Path]
+) -> Workshop:
+    settle = partial(
+        settled,
+        recorded=read_rows(folder.ledger) if mode == "resume" else (),
+        lenders=lenders,
+        say=watch.say,
+    )
+    with told_out_of_memory("loading", resolve_device(recipe.model.device)):
+        return build_workshop(recipe, folder, watch, mode=mode, settle=settle)
+
+
+def _way_back(shop: Workshop, changes: Sequence[str] = ()) -> str:
     return (
         f"{len(shop.ledger.seen)} marks are on record and nothing of them is lost; go on with: "
-        f"msft-lite resume {shop.folder.path}"
+        f"msft-lite resume {' '.join([str(shop.folder.path), *changes])}"
     )
 
 
-def _begin(recipe: Recipe, shop: Workshop) -> None:
+def _told_how_to_fit(error: OutOfMemory, shop: Workshop) -> OutOfMemory:
+    """Returns ``error`` with the changes by which a step fits, and how to go on with one."""
+    give_back(error)
+    try:
+        steps = steps_of(shop.recipe, shop.tasks, config_of(shop.settings))
+        free = free_bytes(shop.settings.device)
+        changes = remedies(steps, None if free is None else free + steps.held_bytes)
+    except Exception:  # of whatever kind, for want of memory: what ran out must be told
+        return OutOfMemory(f"{error}\nwhat fits is told by: msft-lite check\n{_way_back(shop)}")
+    lines = [str(error), *change_lines(changes)]
+    if arguments := resume_changes(changes):
+        lines.append("rows of a pass and checkpointing may change here, the rest in a new run")
+    return OutOfMemory("\n".join([*lines, _way_back(shop, arguments)]))
+
+
+def _begun(recipe: Recipe, shop: Workshop) -> bool:
     """Writes recipe and start row, or passes over the recorded row if it is of the same run.
+
+    Returns false where that run came to its end; then nothing is written.
 
     Raises:
         ReplayMismatch: what decides the results is not as in the recorded run.
@@ -98,25 +116,17 @@ def _begin(recipe: Recipe, shop: Workshop) -> None:
     ledger, row = shop.ledger, start_row(recipe, shop)
     recorded = ledger.recorded("start")
     if recorded is not None:
-        _check_same_run(ledger.path, recorded, row)
-        for key in ROUNDING_KEYS:
-            if recorded.get(key) != row[key]:
-                shop.watch.say(
-                    f"the run began with {key} = {recorded.get(key)} and goes on with {row[key]}: "
-                    "the last bits of its results may differ"
-                )
-    write_durably(shop.folder.recipe, dump_toml(recipe).encode())
+        for note in check_same_run(ledger.path, recorded, row):
+            shop.watch.say(note)
+    is_open = ledger.recorded("finish") is None
+    if is_open:
+        write_durably(shop.folder.recipe, dump_toml(shop.recipe).encode())
     ledger.expect(recorded or row)
-
-
-def _check_same_run(path: Path, recorded: Row, row: Row) -> None:
-    for key in RESULT_KEYS:
-        if recorded.get(key) != row[key]:
-            raise ReplayMismatch(
-                f"{path}: the run began with {key} = {recorded.get(key)!r} and would go on with "
-                f"{row[key]!r}; resume it as it began (recipe.toml beside the ledger), or start "
-                "again with --overwrite"
-            )
+    before, now = recorded_memory(ledger.rows), memory_row(shop.recipe)
+    if is_open and before is not None and before != now:
+        ledger.note({"kind": MEMORY, **now})  # after the recipe: a resume between them repeats it
+        shop.watch.say(memory_note(before, shop.recipe))
+    return is_open
 
 
 def _train_and_finish(

@@ -216,7 +216,6 @@ def _tokenised(
 ) -> TaskSurvey:
     """Returns ``survey`` with its task, or with what is wrong with it."""
     from msft_lite.data.build import build_task, check_tasks
-    from msft_lite.run.build import batch_rows
     from msft_lite.run.engines import check_scoring
 
     if survey.rows is None:
@@ -225,7 +224,7 @@ def _tokenised(
     task = None
     try:
         task = build_task(survey.rows, encoder=encoder, limits=limits)
-        check_tasks([task], recipe.eval.marks_per_epoch, batch_rows=batch_rows(recipe))
+        check_tasks([task], recipe.eval.marks_per_epoch, batch_rows=recipe.train.batch_rows)
         check_scoring(recipe, [task], model)
     except RecipeError:  # of positions, which one line tells for all tasks: see _too_long
         return replace(survey, task=task)

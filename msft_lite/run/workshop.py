@@ -12,6 +12,7 @@ from msft_lite.data.task import Task
 from msft_lite.engine.choose import Choice
 from msft_lite.ledger import Ledger
 from msft_lite.model.settings import ModelSettings
+from msft_lite.recipe import Recipe
 from msft_lite.report.live import Watcher
 from msft_lite.run.folder import RunFolder
 from msft_lite.snapshot.store import SnapshotStore
@@ -22,6 +23,7 @@ from msft_lite.train.trainer import Trainer
 class Workshop:
     """Everything of a run but its engine, which starts while training already goes on."""
 
+    recipe: Recipe  # with nothing left to choose
     folder: RunFolder
     settings: ModelSettings
     tokenizer: PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from msft_lite.errors import SnapshotError, TrainError
 from msft_lite.model.batch import Batch, Row, as_given, collate_examples, in_batches
 from msft_lite.model.load import apply, capture, trainable_parameters
 from msft_lite.model.loss import evaluating, log_probabilities, row_losses, vocabulary_size
+from msft_lite.model.memory.exhausted import told_out_of_memory
 from msft_lite.model.packing import takes_packed_rows
 from msft_lite.model.weights import Weights
 from msft_lite.train.in_backward import BackwardStep
@@ -134,7 +135,7 @@ class Trainer:
         check_rows(examples, vocabulary=self._vocabulary, where=self._next_step)
         turn = Turn(self._key, self._steps, lr_at(self._settings, self._steps))
         try:
-            with self._memory_advice():
+            with self._told_memory():
                 if self._settings.optimizer_in_backward:
                     sums, norm = self._step_in_backward(examples, turn)
                 else:
@@ -200,7 +201,7 @@ class Trainer:
         """
         check_rows(examples, vocabulary=self._vocabulary, where=self._next_step)
         batches = self._in_batches(examples)
-        with self._memory_advice(), evaluating(self._model):
+        with self._told_memory(), evaluating(self._model):
             parts = [row_losses(self._model, self._collate(examples, of)) for of in batches]
             sums = as_given(torch.cat(parts).tolist() if parts else [], batches)
         check_finite(examples, sums, where=self._next_step)
@@ -213,7 +214,7 @@ class Trainer:
             TrainError: memory ran out.
         """
         rows = self._settings.per_device_train_batch_size
-        with self._memory_advice():
+        with self._told_memory():
             return log_probabilities(self._model, sequences, batch_rows=rows)
 
     def peak_bytes(self) -> int:
@@ -316,27 +317,8 @@ class Trainer:
                 f"is {self._settings.max_grad_norm:g}"
             )
 
-    @contextmanager
-    def _memory_advice(self) -> Iterator[None]:
-        """Turns running out of memory into advice; other errors pass."""
-        try:
-            yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(error) from error
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):
-                raise
-            raise self._out_of_memory(error) from error
-
-    def _out_of_memory(self, error: Exception) -> TrainError:
-        rows = self._settings.per_device_train_batch_size
-        smaller = f"below {rows}" if rows > 1 else "(it is 1 already)"
-        return TrainError(
-            f"{self._next_step}: out of memory on {self._device.type} "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower "
-            f"per_device_train_batch_size {smaller} (results stay the same), set "
-            "gradient_checkpointing = true, lower max_length, or tune with LoRA"
-        )
+    def _told_memory(self) -> AbstractContextManager[None]:
+        return told_out_of_memory(self._next_step, self._device.type)
 
 
 @contextmanager

@@ -85,6 +85,27 @@ def test_replay_answers_whole_rollouts_and_gives_the_marks_of_the_last(tmp_path:
     assert heard == ["start", "rollout", "mark", "mark", "mark", "drop", "rollout", "mark"]
 
 
+@pytest.mark.parametrize("replayed", [0, 1])
+def test_a_note_on_memory_takes_no_part_in_the_replay(tmp_path: Path, replayed: int) -> None:
+    filled(tmp_path / "ledger.jsonl")
+    heard: list[str] = []
+    for _ in range(2):
+        heard.clear()
+        ledger = Ledger(tmp_path / "ledger.jsonl", on_row=lambda row: heard.append(row["kind"]))
+        ledger.expect({"kind": "start", "seed": 1})
+        if replayed:
+            ledger.recall(FIRST)
+        ledger.note({"kind": "memory", "per_device_train_batch_size": 2})
+        if not replayed:
+            ledger.recall(FIRST)
+        assert ledger.recall(SECOND) is None
+    ledger.append(mark_row(2, 1))
+    ledger.append(mark_row(2, 2))
+    assert [point.mark for point in ledger.points] == [0, 1, 2]
+    assert heard == [row["kind"] for row in ledger.rows]
+    assert heard[-5:] == ["mark", "memory", "memory", "mark", "mark"]
+
+
 def test_another_question_is_refused_with_both_values(tmp_path: Path) -> None:
     filled(tmp_path / "ledger.jsonl")
     ledger = Ledger(tmp_path / "ledger.jsonl")

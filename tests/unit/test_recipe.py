@@ -148,6 +148,8 @@ def test_dump_keeps_every_value(
         "eval.at=end",
         "data.cache_dir=/elsewhere",
         "data.chat_template=/elsewhere/chat.jinja",
+        "model.gradient_checkpointing=true",
+        "train.auto_micro_batch=true",
     ],
 )
 def test_digest_ignores_what_does_not_change_results(small: Path, override: str) -> None:
@@ -179,6 +181,23 @@ def test_digest_ignores_what_does_not_change_results(small: Path, override: str)
 )
 def test_digest_tells_what_changes_results(small: Path, override: str) -> None:
     assert digest(load(small, [override])) != digest(load(small))
+
+
+def test_digest_knows_the_rows_of_a_step_and_not_those_of_a_pass(small: Path) -> None:
+    steps = (
+        ["train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=16"],
+        ["train.per_device_train_batch_size=4"],
+    )
+    same, other = (digest(load(small, changes)) for changes in steps)
+    assert same == digest(load(small))
+    assert other != same
+
+
+def test_digest_of_all_seeds_leaves_out_nothing_else(small: Path) -> None:
+    of_all = digest(load(small), seed=False)
+    assert of_all == digest(load(small, ["seed=21"]), seed=False)
+    assert of_all != digest(load(small))
+    assert of_all != digest(load(small, ["train.max_length=9"]), seed=False)
 
 
 def test_digest_ignores_where_the_model_folder_is(small: Path) -> None:

@@ -55,6 +55,7 @@ REFUSED = {
     "train.learning_rate=inf": "finite number",
     "train.learning_rate=0": "must be greater than 0",
     "train.adam_beta1=1.0": "must be less than 1",
+    "train.auto_micro_batch=1": "true or false is needed",
     "train.optim=adam8": "'paged_adamw_8bit'",
     "train.bf16_update=nearest": 'has no effect with tuning = "lora", whose adapters are float32',
     "train.loraplus_lr_ratio=0.5": "must be at least 1",
@@ -130,6 +131,16 @@ TOGETHER = {
         "train.gradient_accumulation_steps=1",
         "train.max_grad_norm=1.0",
     ): "the norm that clips is known only after the last gradient; set max_grad_norm = 0",
+    (
+        "train.optimizer_in_backward=true",
+        "train.gradient_accumulation_steps=1",
+        "train.auto_micro_batch=true",
+    ): "a step is one pass, whose rows are the batch itself; take it out",
+    (
+        "train.per_device_train_batch_size=1",
+        "train.gradient_accumulation_steps=1",
+        "train.auto_micro_batch=true",
+    ): "train.auto_micro_batch = true (from the command line): has no effect on a step of one row",
     ("model.device=cpu", "train.optim=paged_adamw_8bit"): (
         "paging needs a GPU and model.device is cpu; take 'adamw_8bit'"
     ),

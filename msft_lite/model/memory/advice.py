@@ -26,6 +26,7 @@ class Load:
     tuning: Tuning
     load_in_4bit: bool
     optim: str
+    optimizer_in_backward: bool = False
 
     @property
     def batch_rows(self) -> int:
@@ -100,14 +101,23 @@ def _dear(now: Load) -> Iterator[_Step]:
         yield lambda load: iter([replace(load, tuning="lora", load_in_4bit=True)])
 
 
-def _fewer_rows(load: Load) -> Iterator[Load]:
-    for rows in range(load.per_device_train_batch_size - 1, 0, -1):
+def micro_batches(load: Load) -> Iterator[Load]:
+    """Yields every split of the rows of an optimizer step into equal passes, the largest first."""
+    for rows in range(load.batch_rows, 0, -1):
         if load.batch_rows % rows == 0:
             yield replace(
                 load,
                 per_device_train_batch_size=rows,
                 gradient_accumulation_steps=load.batch_rows // rows,
             )
+
+
+def _fewer_rows(load: Load) -> Iterator[Load]:
+    if load.optimizer_in_backward:  # where a step is one pass
+        return
+    for split in micro_batches(load):
+        if split.per_device_train_batch_size < load.per_device_train_batch_size:
+            yield split
 
 
 def _shorter_rows(load: Load) -> Iterator[Load]:

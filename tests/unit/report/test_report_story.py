@@ -252,6 +252,22 @@ def test_a_mark_too_many_and_a_row_after_the_finish_are_named(three_tasks: Build
         tell([*rows, rows[7]])
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_other_memory_settings_are_told_and_recompute_is_bounded(
+    three_tasks: Builder, checkpointing: bool
+) -> None:
+    rows = copy.deepcopy(three_tasks.rows)
+    rates = ("body_forward", "body_backward", "head_forward", "head_backward")
+    attention = ("attention_forward", "attention_backward")
+    rows[0]["flops"] = {**dict.fromkeys([*rates, *attention], 2), "recompute": False}
+    changed = {"per_device_train_batch_size": 4, "gradient_checkpointing": checkpointing}
+    story = tell([*rows[:10], {"kind": "memory", **changed}, *rows[10:]])
+    assert story.setting.facts["memory since roll-out 2"] == changed
+    assert story.setting.rates is not None
+    assert story.setting.rates.recompute == checkpointing
+    assert story.rollouts == tell(rows).rollouts
+
+
 def test_a_task_dropped_twice_is_named(three_tasks: Builder) -> None:
     rows = three_tasks.rows
     with pytest.raises(LedgerError, match="line 9: .*'b' is not active"):

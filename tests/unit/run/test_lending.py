@@ -45,6 +45,15 @@ def test_a_search_takes_over_the_marks_of_an_equal_rollout(tmp_path: Path) -> No
     assert (base["snapshot"], base["outcomes"]) == (ROOT, {"a": "1", "b": "0"})
 
 
+def test_a_run_that_went_on_with_other_memory_settings_lends_nothing(tmp_path: Path) -> None:
+    folder = lender_of(tmp_path / "sft")
+    lines = (folder / "ledger.jsonl").read_text().splitlines(keepends=True)
+    lines.insert(3, json.dumps({"kind": "memory", "per_device_train_batch_size": 2}) + "\n")
+    (folder / "ledger.jsonl").write_text("".join(lines))
+    lender = Lender([folder], start(method="sro"))
+    assert (lender.marks(SEARCH), lender.base()) == ((), None)
+
+
 @pytest.mark.parametrize(
     "request_", [
         SFT,  # its snapshots are asked for

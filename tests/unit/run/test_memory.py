@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from msft_lite.cli.memory_text import change_lines, rows
+from msft_lite.cli.memory_text import rows
 from msft_lite.model.memory.free import free_bytes
 from msft_lite.model.memory.step import StepBytes, StepShape
 from msft_lite.recipe import Recipe, load
-from msft_lite.run.memory import Forecast, forecast, has_weights, longest_step, measure
+from msft_lite.run.memory import (
+    Forecast,
+    change_lines,
+    forecast,
+    has_weights,
+    longest_step,
+    measure,
+)
 from msft_lite.run.survey import survey
 
 PARTS = StepBytes(4_000, 100, 100, 200, 3_000, 0, 600)
@@ -100,7 +107,7 @@ def test_the_table_names_what_takes_something_and_adds_up() -> None:
         ("free now", "11 kB"),
     )
     assert told.fits is False
-    (line,) = change_lines(told)
+    (line,) = change_lines(told.changes)
     assert line.endswith("take a smaller model")
     assert replace(told, free_bytes=12_000).fits is True
     assert replace(told, free_bytes=None).fits is None

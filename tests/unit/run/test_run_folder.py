@@ -14,7 +14,8 @@ from msft_lite.errors import DataError, Interrupted, OutputFolderError, ReplayMi
 from msft_lite.recipe import Recipe, load
 from msft_lite.run import roller
 from msft_lite.run.folder import RunFolder
-from msft_lite.run.session import load_run, run
+from msft_lite.run.resuming import load_run
+from msft_lite.run.session import run
 
 
 class Killed(BaseException):

@@ -1,0 +1,117 @@
+"""What a resumed run shares with its beginning, and what of its recipe may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msft_lite.errors import OutputFolderError, RecipeError, ReplayMismatch
+from msft_lite.ledger import MEMORY, Row
+from msft_lite.model.memory.advice import Change
+from msft_lite.recipe import MEMORY_KEYS, Recipe, digest, load
+from msft_lite.run.folder import RunFolder
+
+# What a resume must share with the run's beginning for its rows to be those of one run.
+RESULT_KEYS = (
+    "recipe", "method", "seed", "tasks", "data", "base", "trainable", "device", "dtype",
+    "padding_free", "engine",
+)  # fmt: skip
+# What may differ, but may change the last bits of results.
+ROUNDING_KEYS = ("threads", "versions")
+CHOICE = "auto_micro_batch"
+
+
+def load_run(folder: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Returns the recipe of the run in ``folder``, with changes that leave its results as they are.
+
+    Raises:
+        OutputFolderError: there is no run.
+        RecipeError: a change cannot be made, or would change results by more than rounding.
+    """
+    place = RunFolder(folder)
+    if not place.recipe.exists():
+        raise OutputFolderError(f"{folder} holds no run: no {place.recipe.name}")
+    where = f"output_dir={folder.resolve()}"
+    begun = load(place.recipe, [where])
+    changed = load(place.recipe, [*changes, where])
+    if changed.train.auto_micro_batch:
+        raise RecipeError(
+            f"train.{CHOICE}: the rows of a pass are chosen when a run begins, never again; "
+            "set train.per_device_train_batch_size and train.gradient_accumulation_steps"
+        )
+    if digest(changed) != digest(begun):
+        raise RecipeError(
+            f"{' '.join(changes)}: would change the results of the run in {folder}. A resume takes "
+            "train.per_device_train_batch_size with train.gradient_accumulation_steps (their "
+            f"product must stay {begun.train.batch_rows}), "
+            f"{', '.join(f'model.{key}' for key in sorted(MEMORY_KEYS['model']))}, paths, and "
+            "settings of the engine other than its name"
+        )
+    return changed
+
+
+def memory_row(recipe: Recipe) -> dict[str, Any]:
+    """Returns how the recipe makes a step fit, by the recipe's names."""
+    values = recipe.model_dump(mode="json", include={t: set(k) for t, k in MEMORY_KEYS.items()})
+    merged = {key: value for table in values.values() for key, value in table.items()}
+    del merged[CHOICE]  # of which these are the outcome
+    return merged
+
+
+def resume_changes(changes: Sequence[Change]) -> list[str]:
+    """Returns the first of ``changes`` that a resume takes, as arguments; none if there is none."""
+    allowed = {f"{table}.{key}" for table, keys in MEMORY_KEYS.items() for key in keys}
+    for change in changes:
+        pairs = [line.split(" = ", 1) for line in change.lines]
+        if all(key in allowed for key, _ in pairs):
+            return [f"{key}={value}" for key, value in pairs]
+    return []
+
+
+def choice_key(recipe: Recipe) -> str:
+    """Returns what runs share that are to have the same rows in a pass: all but method and seed."""
+    return digest(recipe, method=False, seed=False)
+
+
+def recorded_memory(rows: Sequence[Row]) -> Mapping[str, Any] | None:
+    """Returns how steps were last made to fit in a run, as `memory_row` does; None before that."""
+    found = [row["memory"] for row in rows if row["kind"] == "start" and "memory" in row]
+    found += [
+        {key: value for key, value in row.items() if key != "kind"}
+        for row in rows
+        if row["kind"] == MEMORY
+    ]
+    return found[-1] if found else None
+
+
+def check_same_run(path: Path, recorded: Row, row: Row) -> list[str]:
+    """Returns what may change the last bits of a run that goes on with start row ``row``.
+
+    Raises:
+        ReplayMismatch: what decides the results is not as in the recorded start row.
+    """
+    for key in RESULT_KEYS:
+        if recorded.get(key) != row[key]:
+            raise ReplayMismatch(
+                f"{path}: the run began with {key} = {recorded.get(key)!r} and would go on with "
+                f"{row[key]!r}; resume it as it began (recipe.toml beside the ledger), or start "
+                "again with --overwrite"
+            )
+    return [
+        f"the run began with {key} = {recorded.get(key)} and goes on with {row[key]}: "
+        "the last bits of its results may differ"
+        for key in ROUNDING_KEYS
+        if recorded.get(key) != row[key]
+    ]
+
+
+def memory_note(before: Mapping[str, Any], recipe: Recipe) -> str:
+    """Returns what to tell of a run that goes on with other memory settings."""
+    now = memory_row(recipe)
+    changed = [key for key in now if before.get(key) != now[key]]
+    told = ", ".join(f"{key} = {now[key]} (before: {before.get(key)})" for key in changed)
+    masks = "per_device_train_batch_size" in changed and recipe.model.lora_dropout > 0
+    return f"the run goes on with {told}: from here on its results may differ in the last bits" + (
+        ", and dropout draws other masks" if masks else ""
+    )
