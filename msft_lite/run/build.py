@@ -98,10 +98,19 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
 
 
 def model_settings(recipe: Recipe) -> ModelSettings:
-    """Returns the resolved settings of the model: no ``auto`` is left."""
+    """Returns the resolved settings of the model: no ``auto`` is left.
+
+    Raises:
+        RecipeError: what "auto" stands for on this machine rules out what the recipe asks for.
+    """
     table = recipe.model
     device = resolve_device(table.device)
     by_device: dict[str, Dtype] = {"cuda": "bfloat16", "cpu": "float32"}
+    if table.activation_offload and device == "cpu":
+        raise RecipeError(
+            'model.activation_offload = true: model.device = "auto" is the CPU here, where there '
+            "is nothing to offload; take it out"
+        )
     return ModelSettings(
         name_or_path=table.name_or_path,
         revision=table.revision,
@@ -117,6 +126,7 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         attn_implementation=table.attn_implementation,
         padding_free=recipe.train.padding_free,
         gradient_checkpointing=table.gradient_checkpointing,
+        activation_offload=table.activation_offload,
         trust_remote_code=table.trust_remote_code,
         load_in_4bit=table.load_in_4bit,
         chat_template=recipe.data.chat_template,
@@ -220,7 +230,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
     """Returns the first row of the ledger: what was resolved, and digests of what went in."""
     parameters = list(shop.model.named_parameters())
     trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
-    rates = flop_rates(shop.model, gradient_checkpointing=shop.settings.gradient_checkpointing)
+    rates = flop_rates(shop.model)
     return {
         "kind": "start",
         "format": 1,
