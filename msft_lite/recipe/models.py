@@ -138,6 +138,8 @@ class TrainTable(Table):
     """Added to the denominator of the update."""
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 0.0
     """Gradients are clipped to this norm; 0: never."""
+    deterministic: bool = False
+    """Train by deterministic algorithms alone: the same bits on one GPU every time, but slower."""
     threads: Positive | None = None
     """CPU threads of training; left out: all."""
 

@@ -35,6 +35,7 @@ from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.store import SnapshotStore
+from msft_lite.train.determinism import settle_workspace
 from msft_lite.train.settings import PAGED, TrainSettings
 from msft_lite.train.trainer import Trainer
 
@@ -50,8 +51,7 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     Raises:
         MsftError: data, model or folder cannot be used.
     """
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+    settle_process(recipe)
     settings = model_settings(recipe)
     optimizer = train_settings(recipe, settings)
     choice = engine_choice(recipe)
@@ -78,6 +78,14 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     )
     announce(shop, update_notes(settings, optimizer))
     return shop
+
+
+def settle_process(recipe: Recipe) -> None:
+    """Settles for this process what must be settled before the first operation on tensors."""
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    if recipe.train.deterministic:
+        settle_workspace()
 
 
 def announce(shop: Workshop, notes: Sequence[str]) -> None:

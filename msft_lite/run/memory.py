@@ -32,7 +32,7 @@ from msft_lite.model.memory.step import (
 from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
-from msft_lite.run.build import model_settings, train_settings
+from msft_lite.run.build import model_settings, settle_process, train_settings
 from msft_lite.run.engines import base_folder, engine_choice, engine_length
 from msft_lite.run.survey import Survey
 from msft_lite.train.optimizer_bytes import optimizer_bytes
@@ -143,8 +143,7 @@ def measure(recipe: Recipe, shape: StepShape) -> Measured:
     Raises:
         MsftError: the model cannot be loaded, or memory ran out.
     """
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+    settle_process(recipe)
     settings = model_settings(recipe)
     if settings.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

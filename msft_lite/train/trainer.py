@@ -19,6 +19,7 @@ from msft_lite.model.load import apply, capture, trainable_parameters
 from msft_lite.model.loss import evaluating, log_probabilities, row_losses, vocabulary_size
 from msft_lite.model.packing import takes_packed_rows
 from msft_lite.model.weights import Weights
+from msft_lite.train.determinism import deterministic
 from msft_lite.train.in_backward import BackwardStep
 from msft_lite.train.optimizer import Optimizer, Turn, total_norm
 from msft_lite.train.refusals import bad_gradient, check_finite, check_not_zero, check_rows
@@ -56,7 +57,8 @@ class Trainer:
     """Owns a model's trainable weights, an optimizer with its moments, and two counters.
 
     Every method leaves the global random generators as it found them, and what it computes does
-    not depend on them. On the CPU a step is bitwise reproducible for one number of threads.
+    not depend on them. On the CPU a step is bitwise reproducible for one number of threads, on a
+    GPU with ``deterministic``; whatever else the process allows torch is put back after each call.
 
     A step that fails while parameters are updated may have updated some and others not. With
     ``optimizer_in_backward`` that can come of a gradient that is not finite: parameters of later
@@ -320,7 +322,8 @@ class Trainer:
     def _memory_advice(self) -> Iterator[None]:
         """Turns running out of memory into advice; other errors pass."""
         try:
-            yield
+            with deterministic(self._next_step, on=self._settings.deterministic):
+                yield
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(error) from error
         except RuntimeError as error:

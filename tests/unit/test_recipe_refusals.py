@@ -66,6 +66,7 @@ REFUSED = {
     "model.activation_offload=true": "set gradient_checkpointing = true, or to every how many",
     "model.activation_offload=1": "true or false is needed",
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
+    "train.deterministic=1": "true or false is needed",
     "train.padding_free=1": "true or false is needed",
     "model.revision=12": "text in quotes",
     "model.name_or_path=": "model.name_or_path (from the command line): is missing",
@@ -141,6 +142,10 @@ TOGETHER = {
         "model.gradient_checkpointing=2",
         "model.activation_offload=true",
     ): "on the CPU there is nothing to offload, activations are in the host's memory; take it out",
+    ("model.attn_implementation=flash_attention_2", "train.deterministic=true"): (
+        "train.deterministic = true (from the command line): the backward pass of "
+        "flash_attention_2 adds up in any order"
+    ),
     ("model.device=cpu", "train.optim=paged_adamw_8bit"): (
         "paging needs a GPU and model.device is cpu; take 'adamw_8bit'"
     ),
