@@ -20,15 +20,17 @@ def checkpoint_layers(base: PreTrainedModel, settings: ModelSettings, lane: Lane
     is alive: the earlier it is, the more of the layers behind it has been freed by then.
 
     Args:
-        base: all of it, before or after an adapter was attached.
+        base: of the model, an adapter attached already.
         settings: ``gradient_checkpointing`` is k, or true for 1; nothing is done if it is false.
         lane: by which the inputs of checkpointed layers leave the device; None keeps them there.
 
     Raises:
-        ModelError: the model has no such layers, or fewer than k.
+        ModelError: the model has no such layers, or fewer than k; or nothing leaves by ``lane``.
     """
     every = int(settings.gradient_checkpointing)
     if settings.gradient_checkpointing is False:
+        if lane is not None:
+            raise _refusal(settings, "activation_offload moves what it saves; set it to true")
         return
     try:
         # Non-reentrant: gradients reach an adapter although the embedding below it is frozen, and

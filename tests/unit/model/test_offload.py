@@ -186,7 +186,13 @@ def test_the_prediction_leaves_out_what_is_on_the_host(tuning: str) -> None:
     assert kept.tensors - moved.tensors == 3 * 2 * 64 * 64 * 4
 
 
-def test_a_cpu_has_nothing_to_offload(folder: Path, small_recipe: Path) -> None:
+def test_without_checkpointed_layers_nothing_could_be_moved() -> None:
+    settings = ModelSettings("", device="cuda", activation_offload=True)
+    with pytest.raises(ModelError, match="gradient_checkpointing = false: activation_offload move"):
+        predicted(CONFIG, settings, StepShape(1, 8, 4, accumulates=False))
+
+
+def test_a_cpu_has_nothing_to_offload(folder: Path) -> None:
     settings = ModelSettings(str(folder), gradient_checkpointing=True, activation_offload=True)
     with pytest.raises(ModelError, match="activation_offload: on the CPU there is nothing to off"):
         load_model(settings, seed=1)
