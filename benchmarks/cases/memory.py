@@ -1,6 +1,7 @@
 """Predicts the memory of a training step for six models; prints Markdown, and JSON on request.
 
     python benchmarks/cases/memory.py [--json FILE] [--models NAME ...]
+    python benchmarks/cases/memory.py --intervals [--models NAME ...]
 
 Nothing is downloaded, loaded or measured: the models' shapes are written here, as their published
 config.json has them. Takes about a quarter of an hour on one core for all six.
@@ -17,7 +18,13 @@ from pathlib import Path
 from transformers import Olmo2Config, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from msft_lite.model.memory.shadow import shadow_model
-from msft_lite.model.memory.step import StepBytes, StepShape, counted, moments_bytes
+from msft_lite.model.memory.step import (
+    StepBytes,
+    StepShape,
+    counted,
+    moments_bytes,
+    predicted,
+)
 from msft_lite.model.settings import ModelSettings, Tuning
 from msft_lite.train.optimizer_bytes import optimizer_bytes
 
@@ -126,12 +133,42 @@ def markdown(found: list[Prediction]) -> str:
     return "\n".join(lines)
 
 
+def intervals(name: str, config: PretrainedConfig) -> str:
+    """Returns what every k-th layer checkpointed leaves of a step of 2,048 tokens, as Markdown."""
+    shape = StepShape(1, 2048, 2047, accumulates=True)
+    lines = [
+        f"| {name}: `gradient_checkpointing` | full, GB | of it activations | "
+        "lora, GB | of it activations |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for every, offload in [(False, False), (4, False), (2, False), (True, False), (True, True)]:
+        cells = [f"{str(every).lower()}{', `activation_offload`' if offload else ''}"]
+        for tuning in ("full", "lora"):
+            settings = ModelSettings(
+                name,
+                dtype="bfloat16",
+                device="cuda",
+                tuning=tuning,
+                gradient_checkpointing=every,
+                activation_offload=offload,
+            )
+            parts = predicted(config, settings, shape, optimizer=FULL["full"])
+            step = parts.activations + parts.loss + parts.workspace
+            cells += [f"{parts.tensors / 1e9:.2f}", f"{step / 1e9:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Prints the table as it is told to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="file for every part of every prediction")
     parser.add_argument("--models", nargs="+", choices=list(configs()), default=list(configs()))
+    parser.add_argument("--intervals", action="store_true", help="every k-th layer checkpointed")
     given = parser.parse_args()
+    if given.intervals:
+        print("\n\n".join(intervals(name, configs()[name]) for name in given.models))
+        return
     found = [p for name in given.models for p in predictions(name, configs()[name])]
     print(markdown(found))
     if given.json:

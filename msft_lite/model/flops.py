@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 
 from msft_lite.errors import ModelError
 from msft_lite.model.batch import collate
+from msft_lite.model.checkpointing import recomputed_layers
 from msft_lite.model.cross_entropy import recomputes_logits
 from msft_lite.model.four_bit import weight_count
 from msft_lite.model.loss import answer_states, base_model, evaluating, output_head
@@ -63,9 +64,10 @@ class FlopRates:
         attention_forward: a squared token of a row; scores and weighted values of all query
             heads and layers, as dense attention computes them. A causal kernel may do half.
         attention_backward: a squared token of a row.
-        recompute: layers run forward a second time in the backward pass. At most ``body_forward``
-            a token and ``attention_forward`` a squared token come on top: torch stops each layer
-            once it has what the gradients need, so its last product is mostly spared.
+        body_recompute: a token; layers that run forward a second time in the backward pass. It is
+            a bound: torch stops each layer once it has what the gradients need, so its last product
+            is mostly spared.
+        attention_recompute: a squared token of a row, of those layers.
     """
 
     body_forward: int
@@ -75,7 +77,8 @@ class FlopRates:
     head_recompute: int
     attention_forward: int
     attention_backward: int
-    recompute: bool
+    body_recompute: int
+    attention_recompute: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +97,20 @@ class _Product:
     gradients: int
 
 
-def flop_rates(model: nn.Module, *, gradient_checkpointing: bool) -> FlopRates | None:
+def flop_rates(model: nn.Module) -> FlopRates | None:
     """Returns the rates of ``model``, or None where they cannot be told.
 
     They cannot where not every token passes every matrix (a mixture of experts), where weights are
-    neither in a linear layer nor in an embedding, or where attention is not the usual one.
+    neither in a linear layer nor in an embedding, where attention is not the usual one, or where
+    layers are computed again by code of the model's own.
 
     The model runs once on three tokens, so that autograd itself says which gradients there are.
     Under an adapter that is not everywhere: nothing below the first adapted layer's query, key and
-    value projections is trained, so their input gets no gradient. With gradient checkpointing it
-    does, because transformers then makes the embedding's output require one. The model is put in
-    evaluation mode and back; no gradient is computed and no random number drawn.
+    value projections is trained, so their input gets no gradient. The model is put in evaluation
+    mode and back; no gradient is computed and no random number drawn.
 
     Args:
-        model: as `load_model` returns it.
-        gradient_checkpointing: whether activations are recomputed in training.
+        model: as `load_model` returns it; its layers say whether they are computed again.
     """
     base = base_model(model)
     width = _query_width(base)
@@ -125,6 +127,10 @@ def flop_rates(model: nn.Module, *, gradient_checkpointing: bool) -> FlopRates |
     if any(product.rows != _ANSWER_TOKENS for product in head):
         return None
     layers = int(base.config.get_text_config().num_hidden_layers)
+    checkpointed = recomputed_layers(base)
+    if base.is_gradient_checkpointing and not checkpointed:
+        return None
+    again = [inside for layer in checkpointed if (inside := _trained_products(layer, body))]
     return FlopRates(
         body_forward=_forward(body),
         body_backward=_backward(body),
@@ -133,7 +139,8 @@ def flop_rates(model: nn.Module, *, gradient_checkpointing: bool) -> FlopRates |
         head_recompute=_forward(head) if recomputes_logits(output_head(base)) else 0,
         attention_forward=4 * width * layers,
         attention_backward=2 * width * _attention_gradients(gradients, layers),
-        recompute=gradient_checkpointing,
+        body_recompute=sum(map(_forward, again)),
+        attention_recompute=4 * width * len(again),
     )
 
 
@@ -172,6 +179,13 @@ def _forward(products: Sequence[_Product]) -> int:
 
 def _backward(products: Sequence[_Product]) -> int:
     return sum(2 * product.weights * product.gradients for product in products)
+
+
+def _trained_products(layer: nn.Module, body: Sequence[_Product]) -> list[_Product]:
+    """Returns the products of ``layer``, none where no gradient reaches it: it runs only once."""
+    parts = set(layer.modules())
+    inside = [product for product in body if product.module in parts]
+    return inside if any(product.gradients for product in inside) else []
 
 
 def _attention_gradients(found: Mapping[nn.Module, Mapping[str, bool]], layers: int) -> int:

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from msft_lite.errors import ModelError, SnapshotError, did_you_mean
 from msft_lite.model.adapter import adapter_config, attach_adapter, saved_name
+from msft_lite.model.checkpointing import checkpoint_layers
 from msft_lite.model.folder import (
     check_folder,
     check_tokenizer_files,
@@ -36,6 +37,7 @@ from msft_lite.model.four_bit import (
     quantisation,
 )
 from msft_lite.model.loss import check_head
+from msft_lite.model.offload import CudaLane
 from msft_lite.model.packing import lay_out
 from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.model.weights import Kind, Weights
@@ -132,8 +134,7 @@ def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftM
         model = attach_adapter(base, settings, seed=seed)
     else:
         base.requires_grad_(True)
-    if settings.gradient_checkpointing:
-        _checkpoint_layers(base, settings)
+    checkpoint_layers(base, settings, CudaLane() if settings.activation_offload else None)
     placed = _placed(model, settings)
     lay_out(placed, settings)
     return placed
@@ -232,6 +233,11 @@ def _kind(model: torch.nn.Module) -> Kind:
 
 def _check_device(settings: ModelSettings) -> None:
     resolve_device(settings.device)
+    if settings.activation_offload and settings.device == "cpu":
+        raise ModelError(
+            "activation_offload: on the CPU there is nothing to offload, activations are in the "
+            "host's memory; leave it out"
+        )
     if settings.device != "cuda" or settings.dtype != "bfloat16":
         return
     # Emulation would work and be many times slower than float32.
@@ -327,17 +333,6 @@ def _placed(
         raise ModelError(
             f"model {settings.name_or_path!r} does not fit in the memory of the GPU: {error}; "
             "choose a smaller model, or dtype = 'bfloat16'"
-        ) from error
-
-
-def _checkpoint_layers(base: PreTrainedModel, settings: ModelSettings) -> None:
-    try:
-        # Non-reentrant: gradients reach an adapter although the embedding below it is frozen, and
-        # the generator's state is put back for the second forward pass, so dropout masks agree.
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-    except ValueError as error:
-        raise ModelError(
-            f"model {settings.name_or_path!r}: gradient_checkpointing: {error}"
         ) from error
 
 

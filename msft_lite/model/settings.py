@@ -35,7 +35,9 @@ class ModelSettings:
         attn_implementation: as transformers names it; None is ``sdpa``.
         padding_free: lay the rows of a batch one after another, see `packing`; None is wherever
             that is proved to be safe and ``attn_implementation`` is None.
-        gradient_checkpointing: recompute each layer's activations in the backward pass.
+        gradient_checkpointing: recompute each layer's activations in the backward pass, or with a
+            number k those of the first layer and of every k-th after it, see `checkpointing`.
+        activation_offload: hold the inputs of recomputed layers on the host, see `offload`.
         trust_remote_code: run Python code that comes with the model.
         chat_template: Jinja file that takes the place of the tokenizer's own template.
     """
@@ -54,6 +56,7 @@ class ModelSettings:
     use_dora: bool = False
     attn_implementation: str | None = None
     padding_free: bool | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | int = False
+    activation_offload: bool = False
     trust_remote_code: bool = False
     chat_template: Path | None = None

@@ -131,6 +131,13 @@ def target_modules(value: Any) -> Any:
     raise problem("", 'needed is "all-linear" or a list of names such as ["q_proj", "v_proj"]')
 
 
+def layer_interval(value: Any) -> Any:
+    """Returns true, false, or a number of layers."""
+    if isinstance(value, bool) or (isinstance(value, int) and value >= 1):
+        return value
+    raise problem("", "needed is true, false, or a whole number k from 1 on: every k-th layer")
+
+
 def regular_expression(value: str) -> str:
     """Returns ``value`` if it is a regular expression."""
     try:

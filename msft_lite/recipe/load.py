@@ -24,7 +24,7 @@ from msft_lite.recipe.problems import Place, problem_lines, value_at
 LEARNING_RATE = {"lora": 2e-4, "full": 1e-5}
 # How a step is made to fit: changes results by rounding alone, but for the masks of dropout.
 MEMORY_KEYS = {
-    "model": {"gradient_checkpointing"},
+    "model": {"gradient_checkpointing", "activation_offload"},
     "train": {"per_device_train_batch_size", "gradient_accumulation_steps", "auto_micro_batch"},
 }
 # What may differ between two runs of the same results: memory, places, and how the engine is kept

@@ -25,6 +25,7 @@ from msft_lite.recipe.keys import (
     Table,
     Text,
     WorkingPath,
+    layer_interval,
     problem,
     target_modules,
 )
@@ -69,8 +70,10 @@ class ModelTable(Table):
     """Train the length of every weight column apart from its direction; for the torch engine."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """Attention kernel in training; left out: the model library's choice."""
-    gradient_checkpointing: bool = False
-    """Trade time for memory: activations are computed again in the backward pass."""
+    gradient_checkpointing: Annotated[bool | Positive, BeforeValidator(layer_interval)] = False
+    """Trade time for memory: each layer is computed again in the backward pass; k: every k-th."""
+    activation_offload: bool = False
+    """Hold the inputs of layers that are computed again in the host's memory; for a GPU."""
     trust_remote_code: bool = False
     """Run model code that comes with the model."""
 
@@ -82,6 +85,22 @@ class ModelTable(Table):
         if self.tuning == "full" and self.load_in_4bit:
             raise problem(
                 "load_in_4bit", 'weights of 4 bits cannot be trained; set tuning = "lora"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offload_moves_inputs_of_checkpointed_layers(self) -> ModelTable:
+        if self.activation_offload and self.gradient_checkpointing is False:
+            raise problem(
+                "activation_offload",
+                "what is moved are the inputs of layers that are computed again; set "
+                "gradient_checkpointing = true, or to every how many layers",
+            )
+        if self.activation_offload and self.device == "cpu":
+            raise problem(
+                "activation_offload",
+                "on the CPU there is nothing to offload, activations are in the host's memory; "
+                "take it out",
             )
         return self
 
@@ -121,6 +140,8 @@ class TrainTable(Table):
     """Added to the denominator of the update."""
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 0.0
     """Gradients are clipped to this norm; 0: never."""
+    deterministic: bool = False
+    """Train by deterministic algorithms alone: the same bits on one GPU every time, but slower."""
     threads: Positive | None = None
     """CPU threads of training; left out: all."""
 

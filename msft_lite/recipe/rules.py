@@ -54,6 +54,12 @@ def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
             "train.optim",
             f"paging needs a GPU and model.device is cpu; take {train.optim[6:]!r}",
         )
+    if train.deterministic and model.attn_implementation == "flash_attention_2":
+        yield (
+            "train.deterministic",
+            "the backward pass of flash_attention_2 adds up in any order; take "
+            'model.attn_implementation out, or set it to "sdpa"',
+        )
 
 
 def _batches(recipe: Recipe) -> Iterator[Conflict]:

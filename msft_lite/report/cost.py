@@ -23,7 +23,9 @@ class Rates:
     """Operations of a token, of a token that carries loss, and of a squared token of a row.
 
     Attributes:
-        recompute: every layer's forward pass ran a second time in the backward pass.
+        body_recompute: of layers whose forward pass ran a second time in the backward pass.
+        attention_recompute: of those layers.
+        head_recompute: of logits that were computed a second time.
     """
 
     body_forward: int
@@ -32,7 +34,8 @@ class Rates:
     head_backward: int
     attention_forward: int
     attention_backward: int
-    recompute: bool
+    body_recompute: int = 0
+    attention_recompute: int = 0
     head_recompute: int = 0
 
 
@@ -80,6 +83,7 @@ def rates_of(start: Fields) -> Rates | None:
     if start.values.get("flops") is None:
         return None
     fields = start.group("flops")
+    body, attention = _layers_again(fields)
     return Rates(
         body_forward=fields.whole("body_forward"),
         body_backward=fields.whole("body_backward"),
@@ -87,9 +91,19 @@ def rates_of(start: Fields) -> Rates | None:
         head_backward=fields.whole("head_backward"),
         attention_forward=fields.whole("attention_forward"),
         attention_backward=fields.whole("attention_backward"),
-        recompute=fields.truth("recompute"),
+        body_recompute=body,
+        attention_recompute=attention,
         head_recompute=_head_recompute(fields),
     )
+
+
+def _layers_again(fields: Fields) -> tuple[int, int]:
+    """Returns the rates of layers; ledgers of before it could be some say whether it is all."""
+    if "recompute" not in fields.values:
+        return fields.whole("body_recompute"), fields.whole("attention_recompute")
+    if not fields.truth("recompute"):
+        return 0, 0
+    return fields.whole("body_forward"), fields.whole("attention_forward")
 
 
 def _head_recompute(fields: Fields) -> int:
@@ -177,7 +191,8 @@ def _backward(rates: Rates, work: Work) -> int:
 
 
 def _again(rates: Rates, work: Work) -> int:
-    head = rates.head_recompute * work.answer_tokens
-    if not rates.recompute:
-        return head
-    return head + rates.body_forward * work.tokens + rates.attention_forward * work.squared_tokens
+    return (
+        rates.body_recompute * work.tokens
+        + rates.head_recompute * work.answer_tokens
+        + rates.attention_recompute * work.squared_tokens
+    )

@@ -36,6 +36,7 @@ from msft_lite.run.resuming import choice_key, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.store import SnapshotStore
+from msft_lite.train.determinism import settle_workspace
 from msft_lite.train.settings import PAGED, TrainSettings
 from msft_lite.train.trainer import Trainer
 
@@ -63,8 +64,7 @@ def build_workshop(
     Raises:
         MsftError: data, model or folder cannot be used.
     """
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+    settle_process(recipe)
     settings = model_settings(recipe)
     train_settings(recipe, settings)  # what is wrong with it is told before data is read
     choice = engine_choice(recipe)
@@ -95,6 +95,14 @@ def build_workshop(
     return shop
 
 
+def settle_process(recipe: Recipe) -> None:
+    """Settles for this process what must be settled before the first operation on tensors."""
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    if recipe.train.deterministic:
+        settle_workspace()
+
+
 def announce(shop: Workshop, notes: Sequence[str]) -> None:
     """Tells the user once what was resolved and what became of the rows."""
     settings = shop.settings
@@ -113,10 +121,19 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
 
 
 def model_settings(recipe: Recipe) -> ModelSettings:
-    """Returns the resolved settings of the model: no ``auto`` is left."""
+    """Returns the resolved settings of the model: no ``auto`` is left.
+
+    Raises:
+        RecipeError: what "auto" stands for on this machine rules out what the recipe asks for.
+    """
     table = recipe.model
     device = resolve_device(table.device)
     by_device: dict[str, Dtype] = {"cuda": "bfloat16", "cpu": "float32"}
+    if table.activation_offload and device == "cpu":
+        raise RecipeError(
+            'model.activation_offload = true: model.device = "auto" is the CPU here, where there '
+            "is nothing to offload; take it out"
+        )
     return ModelSettings(
         name_or_path=table.name_or_path,
         revision=table.revision,
@@ -132,6 +149,7 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         attn_implementation=table.attn_implementation,
         padding_free=recipe.train.padding_free,
         gradient_checkpointing=table.gradient_checkpointing,
+        activation_offload=table.activation_offload,
         trust_remote_code=table.trust_remote_code,
         load_in_4bit=table.load_in_4bit,
         chat_template=recipe.data.chat_template,
@@ -235,7 +253,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
     """
     parameters = list(shop.model.named_parameters())
     trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
-    rates = flop_rates(shop.model, gradient_checkpointing=shop.settings.gradient_checkpointing)
+    rates = flop_rates(shop.model)
     return {
         "kind": "start",
         "format": 1,

@@ -34,7 +34,7 @@ from msft_lite.model.settings import Device, ModelSettings
 from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
 from msft_lite.report.wording import bytes_text
-from msft_lite.run.build import model_settings, train_settings
+from msft_lite.run.build import model_settings, settle_process, train_settings
 from msft_lite.run.engines import base_folder, engine_choice, engine_length
 from msft_lite.run.survey import Survey
 from msft_lite.train.optimizer_bytes import optimizer_bytes
@@ -236,8 +236,7 @@ def measure(recipe: Recipe, shape: StepShape, *, beside_bytes: int = 0) -> Measu
 
 
 def _measured(recipe: Recipe, shape: StepShape, beside_bytes: int) -> Measured:
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+    settle_process(recipe)
     settings = model_settings(recipe)
     is_gpu = settings.device == "cuda"
     beside = torch.empty(beside_bytes if is_gpu else 0, dtype=torch.uint8, device=settings.device)

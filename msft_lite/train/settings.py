@@ -35,6 +35,7 @@ class TrainSettings:
             is then one forward and backward pass, and no gradient is clipped.
         loraplus_lr_ratio: the rate of an adapter's B matrices is this many times the rate.
             Source: Hayou et al., *LoRA+*, arXiv 2402.12354.
+        deterministic: let torch use deterministic algorithms alone, see `determinism`.
     """
 
     learning_rate: float
@@ -49,6 +50,7 @@ class TrainSettings:
     bf16_update: Literal["stochastic", "nearest"] = "stochastic"
     optimizer_in_backward: bool = False
     loraplus_lr_ratio: float = 1.0
+    deterministic: bool = False
 
 
 def lr_at(settings: TrainSettings, step: int) -> float:

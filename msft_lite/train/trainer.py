@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from msft_lite.model.loss import evaluating, log_probabilities, row_losses, voca
 from msft_lite.model.memory.exhausted import told_out_of_memory
 from msft_lite.model.packing import takes_packed_rows
 from msft_lite.model.weights import Weights
+from msft_lite.train.determinism import deterministic
 from msft_lite.train.in_backward import BackwardStep
 from msft_lite.train.optimizer import Optimizer, Turn, total_norm
 from msft_lite.train.refusals import bad_gradient, check_finite, check_not_zero, check_rows
@@ -57,7 +58,8 @@ class Trainer:
     """Owns a model's trainable weights, an optimizer with its moments, and two counters.
 
     Every method leaves the global random generators as it found them, and what it computes does
-    not depend on them. On the CPU a step is bitwise reproducible for one number of threads.
+    not depend on them. On the CPU a step is bitwise reproducible for one number of threads, on a
+    GPU with ``deterministic``; whatever else the process allows torch is put back after each call.
 
     A step that fails while parameters are updated may have updated some and others not. With
     ``optimizer_in_backward`` that can come of a gradient that is not finite: parameters of later
@@ -317,8 +319,14 @@ class Trainer:
                 f"is {self._settings.max_grad_norm:g}"
             )
 
-    def _told_memory(self) -> AbstractContextManager[None]:
-        return told_out_of_memory(self._next_step, self._device.type)
+    @contextmanager
+    def _told_memory(self) -> Iterator[None]:
+        """Holds to the algorithms that are asked for; running out of memory is told as such."""
+        with (
+            told_out_of_memory(self._next_step, self._device.type),
+            deterministic(self._next_step, on=self._settings.deterministic),
+        ):
+            yield
 
 
 @contextmanager

@@ -109,6 +109,7 @@ def test_dump_loads_again_as_an_equal_recipe(small: Path, tmp_path: Path) -> Non
             ["tasks=['boolq', {preset = 'gsm8k', name = 'g', split_by = 'x'}]", "data.dir=rows"],
             ["data.chat_template=t.jinja", "data.cache_dir=c", "model.load_in_4bit=true"],
             ["eval.metric=loss", "eval.steer_on=report", "method.signal=loss"],
+            ["model.gradient_checkpointing=3", "model.activation_offload=true"],
         )
     ):
         recipe = load(small, overrides)

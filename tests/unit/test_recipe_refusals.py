@@ -60,7 +60,14 @@ REFUSED = {
     "train.bf16_update=nearest": 'has no effect with tuning = "lora", whose adapters are float32',
     "train.loraplus_lr_ratio=0.5": "must be at least 1",
     "train.optimizer_in_backward=true": "there are 8: set gradient_accumulation_steps = 1",
+    "model.gradient_checkpointing=0": "needed is true, false, or a whole number k from 1 on",
+    "model.gradient_checkpointing=-2": "needed is true, false, or a whole number k from 1 on",
+    "model.gradient_checkpointing=1.5": "needed is true, false, or a whole number k from 1 on",
+    "model.gradient_checkpointing=all": "needed is true, false, or a whole number k from 1 on",
+    "model.activation_offload=true": "set gradient_checkpointing = true, or to every how many",
+    "model.activation_offload=1": "true or false is needed",
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
+    "train.deterministic=1": "true or false is needed",
     "train.padding_free=1": "true or false is needed",
     "model.revision=12": "text in quotes",
     "model.name_or_path=": "model.name_or_path (from the command line): is missing",
@@ -141,6 +148,15 @@ TOGETHER = {
         "train.gradient_accumulation_steps=1",
         "train.auto_micro_batch=true",
     ): "train.auto_micro_batch = true (from the command line): has no effect on a step of one row",
+    (
+        "model.device=cpu",
+        "model.gradient_checkpointing=2",
+        "model.activation_offload=true",
+    ): "on the CPU there is nothing to offload, activations are in the host's memory; take it out",
+    ("model.attn_implementation=flash_attention_2", "train.deterministic=true"): (
+        "train.deterministic = true (from the command line): the backward pass of "
+        "flash_attention_2 adds up in any order"
+    ),
     ("model.device=cpu", "train.optim=paged_adamw_8bit"): (
         "paging needs a GPU and model.device is cpu; take 'adamw_8bit'"
     ),
@@ -148,9 +164,7 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize("overrides", TOGETHER)
-def test_keys_of_the_optimizer_that_exclude_each_other(
-    small: Path, overrides: tuple[str, ...]
-) -> None:
+def test_keys_that_exclude_each_other(small: Path, overrides: tuple[str, ...]) -> None:
     assert TOGETHER[overrides] in refusal(small, *overrides)
 
 

@@ -22,7 +22,7 @@ class Load:
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     max_length: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | int
     tuning: Tuning
     load_in_4bit: bool
     optim: str
@@ -86,7 +86,7 @@ _Step: TypeAlias = Callable[[Load], Iterator[Load]]
 
 def _cheap(now: Load, optims: tuple[str, ...]) -> Iterator[_Step]:
     yield _fewer_rows
-    if not now.gradient_checkpointing:
+    if now.gradient_checkpointing != 1:  # which true equals
         yield lambda load: iter([replace(load, gradient_checkpointing=True)])
     small = f"{now.optim}_8bit"
     if now.tuning == "full" and small in optims:

@@ -1,7 +1,8 @@
 """Bytes of live tensors, added up as operations make them and as they are freed.
 
 What is seen is what torch's operations return, forward and backward, on any device and also under
-`FakeTensorMode`, where nothing is allocated. A storage counts once however many tensors look at it.
+`FakeTensorMode`, where nothing is allocated. Tensors of torch's meta device have no bytes: they
+stand for what another memory holds. A storage counts once however many tensors look at it.
 Memory that a kernel takes and gives back inside one operation is not seen, but for the weights that
 `bitsandbytes` unpacks there, which are added.
 """
@@ -87,7 +88,7 @@ class LiveBytes(TorchDispatchMode):
         if func is torch.ops.prim.device.default:  # asked two times of three, and makes nothing
             return found
         for value in tree_iter(found):
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and not value.is_meta:
                 storage = value.untyped_storage()
                 if id(storage) not in self._alive:
                     self._remember(storage, self.part)

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from msft_lite.model.adapter import attach_adapter
+from msft_lite.model.checkpointing import checkpoint_layers
 from msft_lite.model.four_bit import DTYPES, keep_weights_in_place, quantisation
 from msft_lite.model.memory.live import BLOCK_WEIGHTS
 from msft_lite.model.settings import ModelSettings
@@ -32,6 +33,19 @@ from msft_lite.model.varlen import keep_rows_apart
 _MASKLESS = "msft_lite_shadow"
 AttentionInterface.register(_MASKLESS, sdpa_attention_forward)
 _NESTED_BLOCK = 256  # scales that share a second scale
+
+
+class _Shapes:
+    """A lane to a host whose bytes are not counted."""
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device="meta")
+
+    def to_device(self, held: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(held, device="cpu")
+
+    def wait(self) -> None:
+        pass
 
 
 @contextmanager
@@ -68,8 +82,7 @@ def shadow_model(
         model = base
         if settings.tuning == "lora":
             model = attach_adapter(base, settings, seed=0)
-    if settings.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_layers(base, settings, _Shapes() if settings.activation_offload else None)
     with FakeTensorMode():
         _give_shapes(model)
         yield model

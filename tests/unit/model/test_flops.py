@@ -97,7 +97,7 @@ def tuned(settings: ModelSettings, tuning: str) -> ModelSettings:
 
 def rates_of(settings: ModelSettings) -> tuple[torch.nn.Module, FlopRates]:
     model = load_model(settings, seed=1)
-    rates = flop_rates(model, gradient_checkpointing=settings.gradient_checkpointing)
+    rates = flop_rates(model)
     assert rates is not None
     return model, rates
 
@@ -143,23 +143,28 @@ def told_backward(rates: FlopRates) -> int:
 
 def told_again(rates: FlopRates) -> int:
     tokens = PROMPT_TOKENS + ANSWER_TOKENS
-    again = rates.body_forward * tokens + rates.attention_forward * tokens**2
-    head = rates.head_recompute * ANSWER_TOKENS
-    return ROWS * (head + again if rates.recompute else head)
+    return ROWS * (
+        rates.body_recompute * tokens
+        + rates.head_recompute * ANSWER_TOKENS
+        + rates.attention_recompute * tokens**2
+    )
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True, 2, 3])
 @pytest.mark.parametrize(
     "tuning",
     ["full", "all-linear", "q_proj v_proj", "v_proj", "down_proj", "layers.1.self_attn.k_proj"],
 )
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3", "olmo2"])
 def test_a_training_step_is_counted_exactly(
-    family: str, tuning: str, gradient_checkpointing: bool, tmp_path: Path
+    family: str, tuning: str, gradient_checkpointing: bool | int, tmp_path: Path
 ) -> None:
     settings = tuned(saved(family, tmp_path), tuning)
     model, rates = rates_of(replace(settings, gradient_checkpointing=gradient_checkpointing))
-    assert rates.recompute == gradient_checkpointing
+    layers = range(0, 3, int(gradient_checkpointing)) if gradient_checkpointing else ()
+    first = int(tuning.startswith("layers.1"))  # below it nothing needs a gradient
+    again = sum(layer >= first for layer in layers)
+    assert 3 * rates.attention_recompute == again * rates.attention_forward
     with set_checkpoint_early_stop(False):
         found = counted(model)
     assert found == told(rates)
@@ -195,6 +200,12 @@ def test_the_last_product_of_a_layer_is_not_computed_again(tmp_path: Path) -> No
     assert counted(model).backward == told(rates).backward - spared
 
 
+def test_layers_of_a_models_own_code_leave_the_rates_unknown(tmp_path: Path) -> None:
+    model = load_model(tuned(saved("llama", tmp_path), "full"), seed=1)
+    model.get_submodule("model").gradient_checkpointing = True  # type: ignore[assignment]
+    assert flop_rates(model) is None
+
+
 def test_packed_rows_are_counted_exactly(tmp_path: Path) -> None:
     """One call of attention a row computes what the rows' squared lengths say."""
     settings = replace(tuned(saved("llama", tmp_path), "all-linear"), attn_implementation=None)
@@ -218,21 +229,22 @@ def test_rates_of_full_tuning_worked_out_by_hand(tmp_path: Path) -> None:
         head_recompute=2 * 16 * 40,
         attention_forward=3 * 4 * 16,
         attention_backward=2 * 3 * 4 * 16,
-        recompute=False,
+        body_recompute=0,
+        attention_recompute=0,
     )
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize(("gradient_checkpointing", "again"), [(False, 0), (True, 3), (2, 2)])
 def test_rates_of_an_adapter_worked_out_by_hand(
-    gradient_checkpointing: bool, tmp_path: Path
+    gradient_checkpointing: bool | int, again: int, tmp_path: Path
 ) -> None:
     settings = tuned(saved("llama", tmp_path), "q_proj v_proj")
     _, rates = rates_of(replace(settings, gradient_checkpointing=gradient_checkpointing))
     down, up = 2 * 16 * 4, 2 * (16 + 8) * 4  # A of one projection, B of both: operations a token
     adapter = 2 * down + up
-    # Without checkpointing the first layer's input gets no gradient: not through the three
-    # projections, not through the two A, and its keys, which nothing trained has touched, none.
-    spared = 0 if gradient_checkpointing else 2 * (16 * 16 + 2 * 16 * 8) + 2 * down
+    # The first layer's input gets no gradient: not through the three projections, not through the
+    # two A, and its keys, which nothing trained has touched, none.
+    spared = 2 * (16 * 16 + 2 * 16 * 8) + 2 * down
     assert rates == FlopRates(
         body_forward=3 * (LAYER + adapter),
         body_backward=3 * (LAYER + 2 * adapter) - spared,
@@ -240,8 +252,9 @@ def test_rates_of_an_adapter_worked_out_by_hand(
         head_backward=2 * 16 * 40,
         head_recompute=0,
         attention_forward=3 * 4 * 16,
-        attention_backward=2 * 3 * 4 * 16 - (0 if gradient_checkpointing else 2 * 16),
-        recompute=gradient_checkpointing,
+        attention_backward=2 * 3 * 4 * 16 - 2 * 16,
+        body_recompute=again * (LAYER + adapter),
+        attention_recompute=again * 4 * 16,
     )
 
 
@@ -251,7 +264,7 @@ def test_telling_leaves_the_model_as_it_was(tuning: str, tmp_path: Path) -> None
     model = load_model(settings, seed=1).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     state = torch.default_generator.get_state()
-    flop_rates(model, gradient_checkpointing=False)
+    flop_rates(model)
     assert torch.equal(torch.default_generator.get_state(), state)
     assert model.training
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
@@ -261,24 +274,24 @@ def test_telling_leaves_the_model_as_it_was(tuning: str, tmp_path: Path) -> None
 
 def test_a_mixture_of_experts_has_no_rates(tmp_path: Path) -> None:
     model = load_model(tuned(saved("mixtral", tmp_path), "full"), seed=1)
-    assert flop_rates(model, gradient_checkpointing=False) is None
+    assert flop_rates(model) is None
 
 
 def test_latent_attention_has_no_rates(tmp_path: Path) -> None:
     settings = tuned(saved("llama", tmp_path), "full")
     model = load_model(settings, seed=1)
     model.config.kv_lora_rank = 8
-    assert flop_rates(model, gradient_checkpointing=False) is None
+    assert flop_rates(model) is None
 
 
 def test_a_layer_that_only_some_tokens_pass_leaves_the_rates_unknown(tmp_path: Path) -> None:
     model = load_model(tuned(saved("llama", tmp_path), "full"), seed=1)
     model.get_submodule("model.layers.0").add_module("expert", torch.nn.Linear(2, 2))  # never asked
-    assert flop_rates(model, gradient_checkpointing=False) is None
+    assert flop_rates(model) is None
     model = load_model(tuned(saved("llama", tmp_path), "full"), seed=1)
     gate = model.get_submodule("model.layers.0.mlp.gate_proj")
     gate.register_forward_pre_hook(lambda module, inputs: (inputs[0][:, :1],))  # the first token
-    assert flop_rates(model, gradient_checkpointing=False) is None
+    assert flop_rates(model) is None
 
 
 @pytest.mark.parametrize("tuning", ["full", "all-linear"])

@@ -28,8 +28,8 @@ RATES = Rates(
     head_backward=1_000,
     attention_forward=10_000,
     attention_backward=100_000,
-    recompute=False,
 )
+CHECKPOINTED = replace(RATES, body_recompute=1, attention_recompute=10_000)
 WORK = Work(tokens=7, answer_tokens=3, squared_tokens=5)
 
 
@@ -47,8 +47,13 @@ def test_training_is_forward_and_backward() -> None:
 
 
 def test_recomputed_activations_stand_apart_and_leave_out_the_head() -> None:
-    rates = replace(RATES, recompute=True)
-    assert trained_flops(rates, WORK) == Flops(model=553_377, attention=550_000, recompute=50_007)
+    found = trained_flops(CHECKPOINTED, WORK)
+    assert found == Flops(model=553_377, attention=550_000, recompute=50_007)
+
+
+def test_layers_that_are_not_computed_again_are_left_out() -> None:
+    half = replace(RATES, body_recompute=2, attention_recompute=4_000)
+    assert trained_flops(half, WORK).recompute == 2 * 7 + 4_000 * 5
 
 
 def test_logits_that_are_computed_again_count_with_what_is_recomputed() -> None:
@@ -56,14 +61,14 @@ def test_logits_that_are_computed_again_count_with_what_is_recomputed() -> None:
     assert trained_flops(rates, WORK) == Flops(
         model=553_377, attention=550_000, recompute=3_000_000
     )
-    both = replace(rates, recompute=True)
+    both = replace(CHECKPOINTED, head_recompute=1_000_000)
     assert trained_flops(both, WORK).recompute == 3_050_007
     assert read_flops(both, WORK) == Flops(evaluation=50_307)
 
 
 def test_reading_is_forward_alone_and_never_recomputes() -> None:
     assert read_flops(RATES, WORK) == Flops(evaluation=50_307)
-    assert read_flops(replace(RATES, recompute=True), WORK) == Flops(evaluation=50_307)
+    assert read_flops(CHECKPOINTED, WORK) == Flops(evaluation=50_307)
 
 
 def test_generation_passes_what_is_not_cached_and_asks_the_head_for_new_tokens_alone() -> None:
@@ -74,7 +79,7 @@ def test_generation_passes_what_is_not_cached_and_asks_the_head_for_new_tokens_a
 def test_a_probe_counts_what_it_trained_and_what_it_read() -> None:
     found = probe_flops(RATES, trained=WORK, read=Work(1, 1, 1))
     assert found == Flops(probe=553_377 + 10_101)
-    found = probe_flops(replace(RATES, recompute=True), trained=WORK, read=Work(1, 1, 1))
+    found = probe_flops(CHECKPOINTED, trained=WORK, read=Work(1, 1, 1))
     assert found == Flops(probe=553_377 + 10_101, recompute=50_007)
 
 
@@ -84,8 +89,17 @@ def test_flops_add_up_and_attention_is_counted_once() -> None:
     assert found.total == 11 + 33 + 44 + 55
 
 
-def test_rates_are_read_from_the_start_row() -> None:
-    assert rates_of(fields({"flops": asdict(RATES)})) == RATES
+@pytest.mark.parametrize("rates", [RATES, CHECKPOINTED])
+def test_rates_are_read_from_the_start_row(rates: Rates) -> None:
+    assert rates_of(fields({"flops": asdict(rates)})) == rates
+
+
+@pytest.mark.parametrize(("recompute", "rates"), [(False, RATES), (True, CHECKPOINTED)])
+def test_ledgers_of_before_say_whether_all_layers_are_computed_again(
+    recompute: bool, rates: Rates
+) -> None:
+    old = {name: value for name, value in asdict(RATES).items() if "recompute" not in name}
+    assert rates_of(fields({"flops": old | {"recompute": recompute}})) == rates
 
 
 @pytest.mark.parametrize("row", [{}, {"flops": None}])
