@@ -30,6 +30,7 @@ NOT_DIGESTED = {
     "eval": {"at"},
     "engine": set(EngineTable.model_fields) - {"name"},
     "data": {"dir", "cache_dir", "chat_template"},
+    "snapshots": True,
     "tasks": {"__all__": {"path", "control_path", "report_path"}},
 }
 SEVERAL = ("methods", "seeds")  # keys of a comparison; a run has one of each
@@ -145,6 +146,8 @@ def dump_toml(recipe: Recipe) -> str:
         for key in LORA_KEYS:
             del document["model"][key]
         del document["train"]["loraplus_lr_ratio"]
+    else:
+        del document["snapshots"]
     if isinstance(recipe.method, MsftTable) and recipe.method.detector == "peak":
         del document["method"]["alpha"]
     return tomli_w.dumps({key: value for key, value in document.items() if value != {}})

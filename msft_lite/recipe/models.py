@@ -207,6 +207,13 @@ class DataTable(Table):
     """Rows for the final scores; left out: all of a split of its own, 500 where it is carved."""
 
 
+class SnapshotsTable(Table):
+    """[snapshots]: how the weights at a mark are stored."""
+
+    delta: bool = True
+    """Of full tuning, store only what differs from the base or from the start of the stage."""
+
+
 class TaskTable(Table):
     """[[tasks]]: one sub-dataset: a preset, local files, or a dataset on the hub."""
 
@@ -297,6 +304,7 @@ class Recipe(Table):
     eval: EvalTable = EvalTable()
     engine: EngineTable = EngineTable()
     data: DataTable = DataTable()
+    snapshots: SnapshotsTable = SnapshotsTable()
     tasks: Annotated[tuple[TaskTable, ...], Field(strict=False, min_length=1)]
 
     @field_validator("tasks", mode="after")

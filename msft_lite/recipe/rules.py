@@ -16,6 +16,7 @@ def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _engine(recipe)
     yield from _optimizer(recipe)
+    yield from _snapshots(recipe)
     yield from _batches(recipe)
     yield from _presets(recipe)
     yield from _metrics(recipe)
@@ -54,6 +55,11 @@ def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
             "train.optim",
             f"paging needs a GPU and model.device is cpu; take {train.optim[6:]!r}",
         )
+
+
+def _snapshots(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.model.tuning == "lora" and "delta" in recipe.snapshots.model_fields_set:
+        yield "snapshots.delta", 'has no effect with tuning = "lora"; take it out'
 
 
 def _batches(recipe: Recipe) -> Iterator[Conflict]:

@@ -34,6 +34,7 @@ from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
+from msft_lite.snapshot.base import BaseFiles
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.settings import PAGED, TrainSettings
 from msft_lite.train.trainer import Trainer
@@ -62,7 +63,7 @@ def build_workshop(recipe: Recipe, folder: RunFolder, watch: Watcher, *, mode: M
     trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad_id(tokenizer))
     if mode == "overwrite":
         folder.clear()
-    store = SnapshotStore(folder.snapshots, root=root_of(settings, trainer))
+    store = open_store(recipe, settings, trainer, folder.snapshots)
     shop = Workshop(
         folder=folder,
         settings=settings,
@@ -180,6 +181,20 @@ def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Tas
     )
     check_tasks(tasks, marks, batch_rows=batch_rows(recipe))
     return tasks
+
+
+def open_store(
+    recipe: Recipe, settings: ModelSettings, trainer: Trainer, folder: Path
+) -> SnapshotStore:
+    """Returns the run's snapshots; those of full tuning are stored as deltas, unless told not to.
+
+    Adapters are small and random or zero at first: as deltas they hardly take less.
+    """
+    root = root_of(settings, trainer)
+    if settings.tuning == "lora":
+        return SnapshotStore(folder, root=root)
+    base = BaseFiles(base_folder(settings))
+    return SnapshotStore(folder, root=root, base=base, deltas=recipe.snapshots.delta)
 
 
 def root_of(settings: ModelSettings, trainer: Trainer) -> Callable[[], Weights]:
