@@ -1,0 +1,410 @@
+"""Law 5 for snapshots that are stored against another: every bit comes back, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msft_lite.errors import SnapshotError
+from msft_lite.model.weights import Kind, Weights
+from msft_lite.snapshot import difference
+from msft_lite.snapshot.codec import snapshot_id
+from msft_lite.snapshot.delta import FORMAT, Form, read_delta, weights_source, write_delta
+from msft_lite.snapshot.difference import decode_block, encode_block
+from msft_lite.snapshot.store import SnapshotStore
+from msft_lite.snapshot.tensor_file import DTYPES, read_header
+
+MUTATIONS = int(os.environ.get("MSFT_LITE_MUTATIONS", "400"))
+KINDS: tuple[Kind, ...] = ("adapter", "full")
+
+Bits = tuple[torch.dtype, tuple[int, ...], bytes]
+
+
+def bits(tensor: torch.Tensor) -> Bits:
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return tensor.dtype, tuple(tensor.shape), flat.numpy().tobytes()
+
+
+def all_bits(weights: Weights) -> tuple[str, dict[str, Bits]]:
+    return weights.kind, {name: bits(tensor) for name, tensor in weights.tensors.items()}
+
+
+def of_bytes(content: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    flat = torch.tensor(list(content), dtype=torch.uint8)
+    return (flat % 2 == 1 if dtype is torch.bool else flat.view(dtype)).reshape(shape)
+
+
+def written(weights: Weights, before: Weights, parent: str = "root") -> bytes:
+    file = io.BytesIO()
+    write_delta(file, weights, parent=parent, source=weights_source(before))
+    return file.getvalue()
+
+
+def read(content: bytes, before: Weights) -> Weights:
+    file = io.BytesIO(content)
+    header = read_header(file, size_bytes=len(content), where="it")
+    return read_delta(file, header, source=weights_source(before), where="it")[0]
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Weights, Weights]:
+    """Weights and parent, of any dtype and random bytes: NaN payloads, -0.0, empty, no dimension.
+
+    A tensor of the parent is equal, or near, or another one, or of another shape, or not there.
+    """
+    names = draw(st.lists(st.text("ab.é", max_size=5), unique=True, max_size=5))
+    now, before = {}, {}
+    for name in names:
+        dtype = draw(st.sampled_from(list(DTYPES.values())))
+        shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+        size = int(np.prod(shape)) * dtype.itemsize
+        content = draw(st.binary(min_size=size, max_size=size))
+        now[name] = of_bytes(content, dtype, shape)
+        relation = draw(st.sampled_from(("equal", "near", "other", "reshaped", "gone")))
+        if relation == "near":
+            content = bytes(byte ^ draw(st.sampled_from((0, 0, 0, 1, 128))) for byte in content)
+        elif relation == "other":
+            content = draw(st.binary(min_size=size, max_size=size))
+        if relation != "gone":
+            tensor = of_bytes(content, dtype, shape)
+            before[name] = tensor[None] if relation == "reshaped" else tensor
+    kind = draw(st.sampled_from(KINDS))
+    return Weights(kind, now), Weights(kind, before)
+
+
+@settings(max_examples=300, deadline=None)
+@given(pairs())
+def test_what_is_read_is_what_was_written_bit_by_bit(pair: tuple[Weights, Weights]) -> None:
+    weights, before = pair
+    content = written(weights, before)
+    assert all_bits(read(content, before)) == all_bits(weights)
+    names = list(weights.tensors)
+    turned = Weights(weights.kind, {name: weights.tensors[name] for name in reversed(names)})
+    assert written(turned, before) == content
+
+
+@pytest.mark.parametrize("dtype", ["<i2", "<i4"])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 1000])
+def test_a_block_gives_back_every_word(dtype: str, size: int) -> None:
+    chance = np.random.default_rng(size)
+    bounds = np.iinfo(dtype)
+    before = chance.integers(bounds.min, bounds.max, size, dtype=dtype, endpoint=True)
+    extremes = np.resize(np.array([bounds.min, bounds.max, 0, -1, 1], dtype=dtype), size)
+    for words in (before, before + extremes, extremes, np.where(before % 3 == 0, ~before, before)):
+        assert np.array_equal(decode_block(encode_block(words, before), before), words)
+        assert np.array_equal(decode_block(encode_block(before, words), words), before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "integer", "every"),
+    [(torch.bfloat16, torch.int16, 1), (torch.float16, torch.int16, 1)],
+)
+def test_every_16_bit_pattern_survives_against_every_kind_of_parent(
+    dtype: torch.dtype, integer: torch.dtype, every: int
+) -> None:
+    patterns = torch.arange(-(2**15), 2**15, every, dtype=torch.int32).to(integer).view(dtype)
+    weights = Weights("full", {"w": patterns})
+    for pattern in (0, -(2**15), 0x7F80, 0x7F81, -1, 1):  # 0, -0, infinity, NaN, NaN, denormal
+        parent = torch.full_like(patterns.view(integer), pattern).view(dtype)
+        before = Weights("full", {"w": parent})
+        assert all_bits(read(written(weights, before), before)) == all_bits(weights)
+
+
+def test_a_tensor_of_several_blocks_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("msft_lite.snapshot.delta.BLOCK_WORDS", 64)
+    monkeypatch.setattr(difference, "BLOCK_WORDS", 64)
+    before = Weights("full", {"w": torch.randn(13, 50)})
+    moved = before.tensors["w"].clone()
+    moved[::3, ::7] *= 1.001
+    weights = Weights("full", {"w": moved})
+    content = written(weights, before)
+    assert coding_of(content) == {"w": "delta"}
+    assert all_bits(read(content, before)) == all_bits(weights)
+
+
+def test_every_tensor_is_stored_in_the_form_that_pays() -> None:
+    chance = torch.Generator().manual_seed(3)
+    base = torch.randn(200, 300, generator=chance).bfloat16()
+    before = dict.fromkeys(("equal", "near", "far"), base) | {"long": torch.arange(9)}
+    now = {
+        "equal": base.clone(),
+        "near": torch.where(torch.rand(200, 300, generator=chance) < 0.1, base * 1.01, base),
+        "far": of_bytes(random.Random(3).randbytes(120_000), torch.bfloat16, (200, 300)),
+        "long": torch.arange(9) + 1,
+        "new": base,
+    }
+    content = written(Weights("full", now), Weights("full", before))
+    assert coding_of(content) == {
+        "equal": "same", "near": "delta", "far": "full", "long": "full", "new": "full",
+    }  # fmt: skip
+    header = read_header(io.BytesIO(content), size_bytes=len(content), where="it")
+    sizes = {entry.name: entry.end - entry.start for entry in header.entries}
+    assert sizes["equal"] == 0
+    assert sizes["near"] < base.nbytes / 5
+    assert sizes["far"] == base.nbytes
+
+
+def coding_of(content: bytes) -> dict[str, str]:
+    return {name: part["coding"] for name, part in described(content).items()}
+
+
+# Hostile files
+
+
+def header_of(content: bytes) -> dict[str, dict[str, object]]:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def described(content: bytes) -> dict[str, dict[str, object]]:
+    return json.loads(str(header_of(content)["__metadata__"]["tensors"]))
+
+
+def forged(
+    content: bytes,
+    change: Callable[[dict[str, dict[str, object]]], object] = lambda _: None,
+    **metadata: object,
+) -> bytes:
+    """Returns the file with other words in its header; the rest stays."""
+    header, parts = header_of(content), described(content)
+    change(parts)
+    header["__metadata__"] |= {"tensors": json.dumps(parts), **metadata}
+    text = json.dumps(header).encode()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def a_pair() -> tuple[Weights, Weights]:
+    chance = torch.Generator().manual_seed(1)
+    base = {
+        "a.weight": torch.randn(40, 30, generator=chance).bfloat16(),
+        "b.weight": torch.randn(30, 20, generator=chance),
+        "c.count": torch.tensor(7),
+        "d.same": torch.randn(9, generator=chance).half(),
+    }
+    now = {name: tensor.clone() for name, tensor in base.items()}
+    now["a.weight"][::2] *= 1.01
+    now["b.weight"] *= 1.0001
+    now["c.count"] += 1
+    return Weights("full", now), Weights("full", base)
+
+
+WEIGHTS, BEFORE = a_pair()
+CONTENT = written(WEIGHTS, BEFORE)
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, dict[str, object]]], object], str]] = {
+    "no part": (lambda parts: parts.pop("a.weight"), "its entries are not the tensors"),
+    "one more": (lambda parts: parts.update(x=parts["d.same"]), "its entries are not the tensors"),
+    "a list": (lambda parts: parts.update({"a.weight": []}), "'a.weight': coding, dtype, sha256"),
+    "more said": (lambda parts: parts["a.weight"].update(x=1), "'a.weight': coding, dtype, sha256"),
+    "dtype": (lambda parts: parts["a.weight"].update(dtype="F8"), "'a.weight': unknown dtype 'F8'"),
+    "other dtype": (
+        lambda parts: parts["a.weight"].update(dtype="F16"),
+        "'a.weight': its parent has none of this name, dtype and shape",
+    ),
+    "other shape": (
+        lambda parts: parts["a.weight"].update(shape=[30, 40]),
+        "'a.weight': its parent has none of this name, dtype and shape",
+    ),
+    "huge shape": (lambda parts: parts["a.weight"].update(shape=[2**40]), "'a.weight': its parent"),
+    "too huge": (lambda parts: parts["a.weight"].update(shape=[2**61]), "'a.weight': its shape is"),
+    "negative": (lambda parts: parts["a.weight"].update(shape=[-1]), "'a.weight': its shape is"),
+    "coding": (lambda parts: parts["a.weight"].update(coding="xor"), "unknown coding 'xor'"),
+    "coding 3": (lambda parts: parts["a.weight"].update(coding=3), "unknown coding '3'"),
+    "coding a list": (lambda parts: parts["a.weight"].update(coding=[]), "unknown coding"),
+    "same of bytes": (lambda parts: parts["a.weight"].update(coding="same"), "is no 'same' of"),
+    "full of few": (lambda parts: parts["a.weight"].update(coding="full"), "is no 'full' of"),
+    "delta of longs": (lambda parts: parts["c.count"].update(coding="delta"), "is no 'delta' of"),
+    "delta of none": (
+        lambda parts: parts["d.same"].update(coding="delta"),
+        "'d.same': it ends within a block",
+    ),
+    "no sha256": (lambda parts: parts["a.weight"].update(sha256="ab"), "'a.weight': it has no sha"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_description_is_refused_and_the_tensor_named(case: str) -> None:
+    change, problem = HOSTILE[case]
+    with pytest.raises(SnapshotError) as caught:
+        read(forged(CONTENT, change), BEFORE)
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        ({"kind": "delta"}, "its kind is 'delta'"),
+        ({"tensors": "[]"}, "not a JSON object"),
+        ({"tensors": "{"}, "not JSON"),
+        ({"tensors": "[" * 100_000}, "not JSON"),
+        ({"tensors": '{"a": 1, "a": 2}'}, "'a' twice"),
+    ],
+)
+def test_hostile_metadata_is_refused(metadata: dict[str, object], problem: str) -> None:
+    with pytest.raises(SnapshotError, match=problem):
+        read(forged(CONTENT, **metadata), BEFORE)
+
+
+def block_of(*, changed: int, streams: tuple[bytes, bytes, bytes]) -> bytes:
+    lengths = [changed, *map(len, streams)]
+    return np.array(lengths, dtype="<u4").tobytes() + b"".join(streams)
+
+
+def bomb() -> bytes:
+    """A zstd frame of a few kB that claims, and gives, 256 MiB."""
+    import pyarrow as pa
+
+    return pa.Codec("zstd").compress(bytes(2**28), asbytes=True)
+
+
+BLOCKS = {
+    "nothing": (b"", "it ends within a block"),
+    "lengths beyond the end": (
+        np.array([1, 2**32 - 1, 2**32 - 1, 2**32 - 1], dtype="<u4").tobytes(),
+        "bytes where its blocks say",
+    ),
+    "more changed than words": (
+        block_of(changed=1000, streams=(b"\xff" * 2, b"", b"")),
+        "1,000 changed words of 16",
+    ),
+    "a mask of others": (
+        block_of(changed=3, streams=(b"\xff\0", b"abc", b"abc")),
+        "a mask of 8 changed words where 3 are said",
+    ),
+    "no zstd": (block_of(changed=3, streams=(b"\x07\0", b"ab", b"abc")), "not zstd of 3 bytes"),
+    "too long": (block_of(changed=3, streams=(b"\x07\0", b"abcd", b"abc")), "of 4 bytes where 3"),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_a_hostile_block_is_refused(case: str) -> None:
+    content, problem = BLOCKS[case]
+    before = np.zeros(16, dtype="<i2")
+    with pytest.raises(SnapshotError, match=problem):
+        difference.block_ends(content, 16, 2)
+        decode_block(content, before)
+
+
+def test_a_frame_that_unpacks_to_more_than_is_needed_takes_no_memory() -> None:
+    frame = bomb()
+    before = np.zeros(2**20, dtype="<i2")
+    mask = np.packbits(np.ones(2**20, dtype=bool)).tobytes()
+    assert len(frame) < 2**20
+    import pyarrow as pa
+
+    held = pa.total_allocated_bytes()
+    tracemalloc.start()
+    with pytest.raises(SnapshotError, match="not zstd of 1,048,576 bytes"):
+        decode_block(block_of(changed=2**20, streams=(mask, frame, frame)), before)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 16 * 2**20
+    assert pa.total_allocated_bytes() - held < 2**22
+
+
+# Mutated files
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Returns ``content`` with one damage, half of the time with the checksums forged to fit."""
+    changed = bytearray(content)
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    place = chance.randrange(chance.choice([8, header_end, len(content), len(content)]))
+    damage = chance.randrange(6)
+    if damage == 0:
+        changed[place] ^= 1 << chance.randrange(8)
+    elif damage == 1:
+        changed[place] = chance.randrange(256)
+    elif damage == 2:
+        del changed[place:]
+    elif damage == 3:
+        changed[place:place] = chance.randbytes(chance.randrange(1, 16))
+    elif damage == 4:
+        place = chance.randrange(header_end, len(content))
+        changed[place : place + 4] = chance.choice(
+            (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80", b"\x01\0\0\0", chance.randbytes(4))
+        )
+    else:
+        digits = [i for i in range(8, header_end) if content[i : i + 1].isdigit()]
+        changed[chance.choice(digits)] = ord(chance.choice('0123456789-.eE"[]{}, '))
+    return bytes(changed)
+
+
+def test_mutated_files_raise_nothing_but_a_snapshot_error_or_have_the_parents_form() -> None:
+    chance = random.Random(20)
+    refused = 0
+    for _ in range(MUTATIONS):
+        try:
+            found = read(mutated(CONTENT, chance), BEFORE)
+        except SnapshotError:
+            refused += 1
+            continue
+        # What is left are other values, which the id finds, and never more of them.
+        assert found.total_bytes <= WEIGHTS.total_bytes + len(CONTENT)
+    assert refused > MUTATIONS / 3
+
+
+def test_mutated_snapshots_are_refused_or_load_bitwise(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path, root=lambda: BEFORE, deltas=True)
+    middle = store.save(WEIGHTS)
+    later = Weights(
+        "full", {n: t + 1 if n == "b.weight" else t for n, t in WEIGHTS.tensors.items()}
+    )
+    ids = {middle: WEIGHTS, store.save(later, near=middle): later}
+    chance = random.Random(21)
+    refused = 0
+    paths = {identity: tmp_path / f"{identity}.safetensors" for identity in ids}
+    for _ in range(MUTATIONS):
+        damaged = chance.choice(list(ids))
+        content = paths[damaged].read_bytes()
+        paths[damaged].write_bytes(mutated(content, chance))
+        for identity, weights in ids.items():
+            try:
+                assert all_bits(store.load(identity)) == all_bits(weights)
+            except SnapshotError as error:
+                refused += identity == damaged
+                assert "bring" in str(error)
+        paths[damaged].write_bytes(content)
+    assert refused > MUTATIONS * 0.8
+
+
+def test_forged_checksums_do_not_help(tmp_path: Path) -> None:
+    """Other values whose own sha256 is right: the id is that of the whole, and does not fit."""
+    store = SnapshotStore(tmp_path, root=lambda: BEFORE, deltas=True)
+    identity = store.save(WEIGHTS)
+    other = Weights("full", {**WEIGHTS.tensors, "a.weight": WEIGHTS.tensors["a.weight"] * 2})
+    assert snapshot_id(other) != identity
+    path = tmp_path / f"{identity}.safetensors"
+    path.write_bytes(written(other, BEFORE))
+    with pytest.raises(SnapshotError, match=r"damaged, its bytes have the sha256 [0-9a-f]{12};"):
+        store.load(identity)
+
+    def claim(parts: dict[str, dict[str, object]]) -> None:
+        parts["a.weight"]["sha256"] = hashlib.sha256(
+            bits(WEIGHTS.tensors["a.weight"])[2]
+        ).hexdigest()
+
+    path.write_bytes(forged(written(other, BEFORE), claim))
+    with pytest.raises(SnapshotError, match=r"\(tensor 'a.weight' first\)"):
+        store.load(identity)
+
+
+def test_the_form_that_is_asked_for_is_the_form_that_comes() -> None:
+    source = weights_source(BEFORE)
+    assert source(Form("a.weight", torch.bfloat16, (40, 30))) is not None
+    assert source(Form("a.weight", torch.bfloat16, (1200,))) is None
+    assert source(Form("a.weight", torch.float16, (40, 30))) is None
+    assert source(Form("x", torch.bfloat16, (40, 30))) is None
+    assert FORMAT == "msft-lite snapshot 2"
