@@ -210,8 +210,8 @@ class DataTable(Table):
 class SnapshotsTable(Table):
     """[snapshots]: how the weights at a mark are stored."""
 
-    delta: bool = True
-    """Of full tuning, store only what differs from the base or from the start of the stage."""
+    delta: bool | None = None
+    """Store what differs from the base or the start of the stage; left out: with full tuning."""
 
 
 class TaskTable(Table):

@@ -58,8 +58,8 @@ def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
 
 
 def _snapshots(recipe: Recipe) -> Iterator[Conflict]:
-    if recipe.model.tuning == "lora" and "delta" in recipe.snapshots.model_fields_set:
-        yield "snapshots.delta", 'has no effect with tuning = "lora"; take it out'
+    if recipe.model.tuning == "lora" and recipe.snapshots.delta is not None:
+        yield "snapshots.delta", "adapters are stored whole, so it has no effect; take it out"
 
 
 def _batches(recipe: Recipe) -> Iterator[Conflict]:

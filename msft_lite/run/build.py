@@ -188,13 +188,13 @@ def open_store(
 ) -> SnapshotStore:
     """Returns the run's snapshots; those of full tuning are stored as deltas, unless told not to.
 
-    Adapters are small and random or zero at first: as deltas they hardly take less.
+    Adapters are small, and random or zero at first: as deltas they hardly take less.
     """
     root = root_of(settings, trainer)
     if settings.tuning == "lora":
         return SnapshotStore(folder, root=root)
-    base = BaseFiles(base_folder(settings))
-    return SnapshotStore(folder, root=root, base=base, deltas=recipe.snapshots.delta)
+    base, deltas = BaseFiles(base_folder(settings)), recipe.snapshots.delta is not False
+    return SnapshotStore(folder, root=root, base=base, deltas=deltas)
 
 
 def root_of(settings: ModelSettings, trainer: Trainer) -> Callable[[], Weights]:

@@ -334,7 +334,10 @@ def _sha256(tensor: torch.Tensor) -> str:
 
 def _in_threads(work: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:
     """Returns what ``work`` makes of the first of all arguments, of the second, and so on."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    threads = min(len(arguments[0]), torch.get_num_threads())
+    if threads < 2:
+        return list(map(work, *arguments))
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, *arguments))
 
 

@@ -69,9 +69,9 @@ def decode_block(content: Buffer, before: Words) -> Words:
     places = np.flatnonzero(is_changed)
     if len(places) != changed:
         raise SnapshotError(f"a mask of {len(places):,} changed words where {changed:,} are said")
-    words = _ordered(before)
-    words[places] += _uncounted(_unplaned(planes, before.itemsize))
-    return _ordered(words)
+    differences = np.zeros_like(before)
+    differences[places] = _uncounted(_unplaned(planes, before.itemsize))
+    return _ordered(_ordered(before) + differences)
 
 
 def block_ends(content: Buffer, words: int, itemsize: int) -> list[int]:
@@ -130,7 +130,8 @@ def _unplaned(planes: Sequence[Bytes], itemsize: int) -> Unsigned:
 
 
 def _shorter(stream: Bytes, codec: pa.Codec) -> Buffer:
-    compressed = memoryview(codec.compress(stream.data)) if stream.size else b""
+    # As bytes: a memoryview of pyarrow's buffer is as long as what was reserved for it.
+    compressed = codec.compress(stream.data, asbytes=True) if stream.size else b""
     return compressed if len(compressed) < stream.size else stream.data
 
 
@@ -138,7 +139,7 @@ def _plain(content: Buffer, size: int, codec: pa.Codec) -> Bytes:
     """Returns a stream's ``size`` bytes; no more is made, whatever the frame says."""
     if len(content) < size:
         try:
-            content = memoryview(codec.decompress(content, decompressed_size=size))
+            content = codec.decompress(content, decompressed_size=size, asbytes=True)
         except OSError:
             raise SnapshotError(f"a stream is not zstd of {size:,} bytes") from None
     if len(content) != size:
