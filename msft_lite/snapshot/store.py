@@ -6,8 +6,8 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from msft_lite.core import ROOT
 from msft_lite.errors import SnapshotError, StorageError
@@ -262,7 +262,7 @@ class SnapshotStore:
             raise SnapshotError(f"{where}: a parent whose own parent is {above[:12]}, not root")
         return delta.DeltaFile(file, header, source=base, where=where)
 
-    def _opened(self, identity: str, stack: contextlib.ExitStack) -> tuple[BinaryIO, Header]:
+    def _opened(self, identity: str, stack: contextlib.ExitStack) -> tuple[BufferedReader, Header]:
         file = stack.enter_context(self._path(identity).open("rb"))
         length = os.fstat(file.fileno()).st_size
         return file, read_header(file, size_bytes=length, where=_called(identity))

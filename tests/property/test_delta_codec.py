@@ -11,6 +11,7 @@ import tracemalloc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from msft_lite.snapshot.tensor_file import DTYPES, read_header
 MUTATIONS = int(os.environ.get("MSFT_LITE_MUTATIONS", "400"))
 KINDS: tuple[Kind, ...] = ("adapter", "full")
 
+Parts = dict[str, Any]  # what a header says of every tensor, or the header
 Bits = tuple[torch.dtype, tuple[int, ...], bytes]
 
 
@@ -193,18 +195,18 @@ def coding_of(content: bytes) -> dict[str, str]:
 # Hostile files
 
 
-def header_of(content: bytes) -> dict[str, dict[str, object]]:
+def header_of(content: bytes) -> Parts:
     return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
-def described(content: bytes) -> dict[str, dict[str, object]]:
+def described(content: bytes) -> Parts:
     return json.loads(str(header_of(content)["__metadata__"]["tensors"]))
 
 
 def forged(
     content: bytes,
-    change: Callable[[dict[str, dict[str, object]]], object] = lambda _: None,
-    **metadata: object,
+    change: Callable[[Parts], object] = lambda _: None,
+    **metadata: Any,
 ) -> bytes:
     """Returns the file with other words in its header; the rest stays."""
     header, parts = header_of(content), described(content)
@@ -233,7 +235,7 @@ def a_pair() -> tuple[Weights, Weights]:
 WEIGHTS, BEFORE = a_pair()
 CONTENT = written(WEIGHTS, BEFORE)
 
-HOSTILE: dict[str, tuple[Callable[[dict[str, dict[str, object]]], object], str]] = {
+HOSTILE: dict[str, tuple[Callable[[Parts], object], str]] = {
     "no part": (lambda parts: parts.pop("a.weight"), "its entries are not the tensors"),
     "one more": (lambda parts: parts.update(x=parts["d.same"]), "its entries are not the tensors"),
     "a list": (lambda parts: parts.update({"a.weight": []}), "'a.weight': coding, dtype, sha256"),
@@ -282,7 +284,7 @@ def test_a_hostile_description_is_refused_and_the_tensor_named(case: str) -> Non
         ({"tensors": '{"a": 1, "a": 2}'}, "'a' twice"),
     ],
 )
-def test_hostile_metadata_is_refused(metadata: dict[str, object], problem: str) -> None:
+def test_hostile_metadata_is_refused(metadata: dict[str, Any], problem: str) -> None:
     with pytest.raises(SnapshotError, match=problem):
         read(forged(CONTENT, **metadata), BEFORE)
 
@@ -421,7 +423,7 @@ def test_forged_checksums_do_not_help(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"damaged, its bytes have the sha256 [0-9a-f]{12};"):
         store.load(identity)
 
-    def claim(parts: dict[str, dict[str, object]]) -> None:
+    def claim(parts: Parts) -> None:
         parts["a.weight"]["sha256"] = hashlib.sha256(
             bits(WEIGHTS.tensors["a.weight"])[2]
         ).hexdigest()
