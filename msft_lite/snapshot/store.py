@@ -113,7 +113,7 @@ class SnapshotStore:
 
         Raises:
             StorageError: the disk is full, the folder is gone or read-only.
-            SnapshotError: a snapshot that would be stored anew is damaged; nothing is removed.
+            SnapshotError: one that stays is damaged, as far as was looked; nothing is removed.
         """
         kept = set(identities)
         before_bytes = self.alive_bytes()
@@ -121,7 +121,7 @@ class SnapshotStore:
             self._remove_leftovers()
             stored = self._snapshots()
             for identity in sorted(kept & stored.keys()):
-                if self._parent(identity) not in (_WHOLE, ROOT, *kept):
+                if self._parent_of_kept(identity) not in (_WHOLE, ROOT, *kept):
                     self._store(identity, self.load(identity), ROOT)
             for identity, file in stored.items():
                 if identity not in kept:
@@ -231,6 +231,12 @@ class SnapshotStore:
         with contextlib.ExitStack() as stack:
             _, header = self._opened(identity, stack)
         return delta.parent_of(header, where=_called(identity)) if _is_delta(header) else _WHOLE
+
+    def _parent_of_kept(self, identity: str) -> str:
+        try:
+            return self._parent(identity)
+        except SnapshotError as error:
+            raise self._lost(identity, str(error)) from error
 
     def _is_whole(self, identity: str) -> bool:
         """Returns whether a snapshot and what it needs are there, of the lengths they claim."""
