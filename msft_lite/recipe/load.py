@@ -37,6 +37,7 @@ NOT_DIGESTED = {
     "eval": {"at"},
     "engine": set(EngineTable.model_fields) - {"name"},
     "data": {"dir", "cache_dir", "chat_template"},
+    "snapshots": True,
     "tasks": {"__all__": {"path", "control_path", "report_path"}},
 }
 SEVERAL = ("methods", "seeds")  # keys of a comparison; a run has one of each

@@ -247,6 +247,13 @@ class DataTable(Table):
     """Rows for the final scores; left out: all of a split of its own, 500 where it is carved."""
 
 
+class SnapshotsTable(Table):
+    """[snapshots]: how the weights at a mark are stored."""
+
+    delta: bool | None = None
+    """Store what differs from the base or the start of the stage; left out: with full tuning."""
+
+
 class TaskTable(Table):
     """[[tasks]]: one sub-dataset: a preset, local files, or a dataset on the hub."""
 
@@ -337,6 +344,7 @@ class Recipe(Table):
     eval: EvalTable = EvalTable()
     engine: EngineTable = EngineTable()
     data: DataTable = DataTable()
+    snapshots: SnapshotsTable = SnapshotsTable()
     tasks: Annotated[tuple[TaskTable, ...], Field(strict=False, min_length=1)]
 
     @field_validator("tasks", mode="after")

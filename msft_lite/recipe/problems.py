@@ -24,6 +24,7 @@ TABLES: Mapping[str, type[BaseModel]] = {
     "eval": models.EvalTable,
     "engine": models.EngineTable,
     "data": models.DataTable,
+    "snapshots": models.SnapshotsTable,
     "tasks": models.TaskTable,
 }
 NO_TASK = 'needed is a list of presets such as ["gsm8k"], or at least one [[tasks]] table'

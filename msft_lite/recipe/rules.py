@@ -16,6 +16,7 @@ def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _engine(recipe)
     yield from _optimizer(recipe)
+    yield from _snapshots(recipe)
     yield from _batches(recipe)
     yield from _presets(recipe)
     yield from _metrics(recipe)
@@ -60,6 +61,11 @@ def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
             "the backward pass of flash_attention_2 adds up in any order; take "
             'model.attn_implementation out, or set it to "sdpa"',
         )
+
+
+def _snapshots(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.model.tuning == "lora" and recipe.snapshots.delta is not None:
+        yield "snapshots.delta", "adapters are stored whole, so it has no effect; take it out"
 
 
 def _batches(recipe: Recipe) -> Iterator[Conflict]:

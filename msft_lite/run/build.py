@@ -35,6 +35,7 @@ from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.resuming import choice_key, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
+from msft_lite.snapshot.base import BaseFiles
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.determinism import settle_workspace
 from msft_lite.train.settings import PAGED, TrainSettings
@@ -85,7 +86,7 @@ def build_workshop(
         model=model,
         tasks=tasks,
         trainer=trainer,
-        store=SnapshotStore(folder.snapshots, root=root_of(settings, trainer)),
+        store=open_store(recipe, settings, trainer, folder.snapshots),
         ledger=Ledger(folder.ledger, on_row=watch.row),
         clock=Clock(train_rows(tasks), recipe.train.batch_rows, recipe.eval.marks_per_epoch),
         watch=watch,
@@ -208,6 +209,20 @@ def build_tasks(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Tas
     )
     check_tasks(tasks, marks, batch_rows=recipe.train.batch_rows)
     return tasks
+
+
+def open_store(
+    recipe: Recipe, settings: ModelSettings, trainer: Trainer, folder: Path
+) -> SnapshotStore:
+    """Returns the run's snapshots; those of full tuning are stored as deltas, unless told not to.
+
+    Adapters are small, and random or zero at first: as deltas they hardly take less.
+    """
+    root = root_of(settings, trainer)
+    if settings.tuning == "lora":
+        return SnapshotStore(folder, root=root)
+    base, deltas = BaseFiles(base_folder(settings)), recipe.snapshots.delta is not False
+    return SnapshotStore(folder, root=root, base=base, deltas=deltas)
 
 
 def root_of(settings: ModelSettings, trainer: Trainer) -> Callable[[], Weights]:

@@ -20,7 +20,6 @@ from msft_lite.run.evaluator import Evaluation, Evaluator, Split
 from msft_lite.run.lending import Lender
 from msft_lite.run.mark_row import LossMeter, mark_row
 from msft_lite.run.position import Mark, Position
-from msft_lite.snapshot.codec import size_bytes
 from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.trainer import Trainer
@@ -247,7 +246,7 @@ class Roller:
         """Trains one mark interval and, if it is to be scored, saves its end."""
         mark, cursor = self._train(request, position)
         if request.score:
-            mark = self._save(mark)
+            mark = self._save(mark, near=request.start if request.keep == "peaks" else ROOT)
         waits = () if mark.k < len(self._ledger.points) else (mark,)
         position = replace(
             position, cursor=cursor, pending=(*position.pending, *waits), latest=mark
@@ -259,17 +258,17 @@ class Roller:
             self._saved = mark.snapshot
         return position
 
-    def _save(self, mark: Mark) -> Mark:
+    def _save(self, mark: Mark, *, near: str) -> Mark:
+        """Saves the trainer's weights as ``mark``, near a snapshot that stays as long as it may."""
         started = time.monotonic()
-        weights = self._trainer.capture()
-        snapshot = self._store.save(weights)
+        snapshot = self._store.save(self._trainer.capture(), near=near)
         self._held = snapshot
         self._check_repeated(mark.k, snapshot)
         return replace(
             mark,
             snapshot=snapshot,
             snapshot_seconds=time.monotonic() - started,
-            snapshot_bytes=size_bytes(weights),
+            snapshot_bytes=self._store.size_bytes(snapshot),
         )
 
     def _train(self, request: Rollout, position: Position) -> tuple[Mark, Cursor]:

@@ -62,19 +62,24 @@ def decode(content: bytes, *, where: str = "snapshot") -> Weights:
     Raises:
         SnapshotError: ``content`` is not a snapshot of this version.
     """
-    weights, _ = read(io.BytesIO(content), size_bytes=len(content), where=where)
+    file = io.BytesIO(content)
+    weights, _ = read(file, read_header(file, size_bytes=len(content), where=where), where=where)
     return weights
 
 
-def read(file: io.BufferedIOBase, *, size_bytes: int, where: str) -> tuple[Weights, str]:
-    """Returns the weights in ``file`` and the sha256 of the bytes read, in hexadecimal.
+def read(file: io.BufferedIOBase, header: Header, *, where: str) -> tuple[Weights, str]:
+    """Returns the weights in ``file`` and the sha256 of all its bytes, in hexadecimal.
 
     Memory stays within the length of the file and a few times its header.
+
+    Args:
+        file: stands behind ``header``, which was read of it.
+        header: as it was read.
+        where: begins every message.
 
     Raises:
         SnapshotError: the file is not a snapshot of this version.
     """
-    header = read_header(file, size_bytes=size_bytes, where=where)
     kind = _kind(header, where)
     digest = hashlib.sha256(header.raw)
     tensors = read_data(file, header, where=where, on_piece=digest.update)

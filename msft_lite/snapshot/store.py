@@ -1,4 +1,4 @@
-"""The snapshots of a run: whole sets of trainable weights, named by the hash of their bytes."""
+"""The snapshots of a run: sets of trainable weights, named by the hash of their bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from io import BufferedReader
 from pathlib import Path
 
 from msft_lite.core import ROOT
 from msft_lite.errors import SnapshotError, StorageError
 from msft_lite.model.weights import Weights
+from msft_lite.snapshot import delta
 from msft_lite.snapshot.codec import pieces, read, size_bytes, snapshot_id
 from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error
+from msft_lite.snapshot.tensor_file import Header, read_header
 
 _SUFFIX = ".safetensors"
 _PROBE = "probe" + _SUFFIX
@@ -21,45 +24,65 @@ _OURS = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}", re.ASCII)
 _LEFTOVER = re.compile(
     rf"([0-9a-f]{{64}}|probe){re.escape(_SUFFIX + PARTIAL)}|{re.escape(_PROBE)}", re.ASCII
 )
+_WHOLE = ""  # parent of a snapshot that needs none
 
 
 class SnapshotStore:
     """The folder that holds a run's snapshots; one process at a time writes to it.
 
-    A snapshot's id is the sha256 of its file, so that equal weights are stored once and every
-    read is verified. The id ``root`` names the weights that the run began with, which are never
-    stored. Files of other names in the folder are not touched.
+    A snapshot's id is the sha256 of its whole form, `codec.pieces`, however it is stored: so equal
+    weights are stored once and every read is verified. The id ``root`` names the weights that the
+    run began with, which are never stored. Files of other names in the folder are not touched.
+
+    A snapshot that is stored as a delta needs its parent: root, or a snapshot that is whole or
+    whose own parent is root.
     """
 
-    def __init__(self, folder: Path, *, root: Callable[[], Weights]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        root: Callable[[], Weights],
+        base: delta.Source | None = None,
+        deltas: bool = False,
+    ) -> None:
         """Creates the folder if need be and removes what a killed process had half-written.
 
         Args:
             folder: ``snapshots`` in the run's folder.
             root: returns the weights that the run began with.
+            base: gives tensors of these weights one at a time, those that it has, and the same
+                bits every time; None: those of ``root``, which then are in memory.
+            deltas: whether snapshots are stored as what differs from others; both forms are read.
 
         Raises:
             StorageError: the folder cannot be created or written to.
         """
         self._folder = folder
         self._root = root
+        self._base = base
+        self._deltas = deltas
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
         except OSError as error:
             raise self._storage_error(error, folder, 0) from error
 
-    def save(self, weights: Weights) -> str:
+    def save(self, weights: Weights, *, near: str = ROOT) -> str:
         """Returns the id of ``weights``; when it returns they survive a power cut.
+
+        Args:
+            weights: what is saved.
+            near: id of a snapshot from which they differ little; of use for the size alone.
 
         Raises:
             StorageError: the disk is full, read-only or gone; earlier snapshots are intact.
-            SnapshotError: a tensor's dtype cannot be stored.
+            SnapshotError: a tensor's dtype cannot be stored, or the snapshot that a delta would
+                be stored against is damaged.
         """
         identity = snapshot_id(weights)
-        path = self._path(identity)
-        if not _is_file_of(path, size_bytes(weights)):
-            self._write(path, weights)
+        if not self._is_whole(identity):
+            self._store(identity, weights, near)
         return identity
 
     def load(self, identity: str) -> Weights:
@@ -77,29 +100,47 @@ class SnapshotStore:
             )
         try:
             return self._verified(identity)
+        except OSError as error:
+            problem = f"{_called(identity)}: cannot read: {error.strerror or error}"
+            raise self._lost(identity, problem) from error
         except SnapshotError as error:
-            raise SnapshotError(
-                f"{error}; bring {self._path(identity)} back from a copy of the run, or start "
-                "again with --overwrite"
-            ) from error
+            raise self._lost(identity, str(error)) from error
 
     def retain(self, identities: Iterable[str]) -> int:
-        """Removes all snapshots but these and returns the bytes freed.
+        """Removes all snapshots but these and returns how many bytes are stored less.
+
+        Of these, the ones whose parent goes are stored anew beforehand, against root.
 
         Raises:
-            StorageError: the folder is gone or read-only.
+            StorageError: the disk is full, the folder is gone or read-only.
+            SnapshotError: one that stays is damaged, as far as was looked; nothing is removed.
         """
-        kept = {identity + _SUFFIX for identity in identities}
-        freed_bytes = 0
+        kept = set(identities)
+        before_bytes = self.alive_bytes()
         try:
             self._remove_leftovers()
-            for file in self._snapshots():
-                if file.name not in kept:
-                    freed_bytes += file.stat(follow_symlinks=False).st_size
+            stored = self._snapshots()
+            for identity in sorted(kept & stored.keys()):
+                if self._parent_of_kept(identity) not in (_WHOLE, ROOT, *kept):
+                    self._store(identity, self.load(identity), ROOT)
+            for identity, file in stored.items():
+                if identity not in kept:
                     Path(file.path).unlink()
         except OSError as error:
             raise self._storage_error(error, self._folder, 0) from error
-        return freed_bytes
+        return before_bytes - self.alive_bytes()
+
+    def size_bytes(self, identity: str) -> int:
+        """Returns the bytes that a snapshot takes on the disk; the parent of a delta is apart.
+
+        Raises:
+            StorageError: it is not there.
+        """
+        path = self._path(identity)
+        try:
+            return path.stat(follow_symlinks=False).st_size
+        except OSError as error:
+            raise self._storage_error(error, path, 0) from error
 
     def alive_bytes(self) -> int:
         """Returns the bytes of all stored snapshots together.
@@ -108,7 +149,8 @@ class SnapshotStore:
             StorageError: the folder is gone.
         """
         try:
-            return sum(file.stat(follow_symlinks=False).st_size for file in self._snapshots())
+            files = self._snapshots().values()
+            return sum(file.stat(follow_symlinks=False).st_size for file in files)
         except OSError as error:
             raise self._storage_error(error, self._folder, 0) from error
 
@@ -135,6 +177,19 @@ class SnapshotStore:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
+    def _store(self, identity: str, weights: Weights, near: str) -> None:
+        if not self._deltas:
+            self._write(self._path(identity), weights)
+            return
+        parent = self._parent_at(near)
+        with contextlib.ExitStack() as stack:
+            source = self._source(parent, stack)
+            path, run_folder = self._path(identity), self._folder.parent
+            file = stack.enter_context(
+                replacing(path, bytes_needed=size_bytes(weights), run_folder=run_folder)
+            )
+            delta.write_delta(file, weights, parent=parent, source=source)
+
     def _write(self, path: Path, weights: Weights) -> None:
         needed = size_bytes(weights)
         with replacing(path, bytes_needed=needed, run_folder=self._folder.parent) as file:
@@ -142,24 +197,89 @@ class SnapshotStore:
                 file.write(piece)
 
     def _verified(self, identity: str) -> Weights:
-        path = self._path(identity)
-        where = f"snapshot {identity[:12]}"
-        try:
-            with path.open("rb") as file:
-                length = os.fstat(file.fileno()).st_size
-                weights, found = read(file, size_bytes=length, where=where)
-        except OSError as error:
-            raise SnapshotError(f"{where}: cannot read: {error.strerror or error}") from error
+        where = _called(identity)
+        with contextlib.ExitStack() as stack:
+            file, header = self._opened(identity, stack)
+            if not _is_delta(header):
+                weights, found = read(file, header, where=where)
+                claims = {}
+            else:
+                parent = delta.parent_of(header, where=where)
+                source = self._source(parent, stack)
+                weights, claims = delta.read_delta(file, header, source=source, where=where)
+                found = snapshot_id(weights)
         if found != identity:
-            raise SnapshotError(f"{where}: damaged, its bytes have the sha256 {found[:12]}")
+            name = delta.first_changed(weights, claims) if claims else ""
+            tensor = f" (tensor {name!a} first)" if name else ""
+            raise SnapshotError(f"{where}: damaged, its bytes have the sha256 {found[:12]}{tensor}")
         return weights
+
+    def _parent_at(self, near: str) -> str:
+        """Returns ``near``, or what it is stored against itself, or root if it cannot be read."""
+        if not _ID.fullmatch(near) or not self._is_whole(near):
+            return ROOT
+        above = self._parent(near)
+        return near if above in (_WHOLE, ROOT) else above
+
+    def _parent(self, identity: str) -> str:
+        """Returns the id of what a snapshot is stored against.
+
+        Raises:
+            OSError: it cannot be read.
+            SnapshotError: it is damaged.
+        """
+        with contextlib.ExitStack() as stack:
+            _, header = self._opened(identity, stack)
+        return delta.parent_of(header, where=_called(identity)) if _is_delta(header) else _WHOLE
+
+    def _parent_of_kept(self, identity: str) -> str:
+        try:
+            return self._parent(identity)
+        except SnapshotError as error:
+            raise self._lost(identity, str(error)) from error
+
+    def _is_whole(self, identity: str) -> bool:
+        """Returns whether a snapshot and what it needs are there, of the lengths they claim."""
+        for _ in range(2):
+            try:
+                identity = self._parent(identity)
+            except (OSError, SnapshotError):
+                return False
+            if identity in (_WHOLE, ROOT):
+                return True
+        return False
+
+    def _source(self, parent: str, stack: contextlib.ExitStack) -> delta.Source:
+        """Returns the tensors of ``parent``, whose file ``stack`` closes.
+
+        Raises:
+            OSError: the file cannot be read.
+            SnapshotError: it is damaged, or its own parent is not root.
+        """
+        base = self._base or delta.weights_source(self._root())
+        if parent == ROOT:
+            return base
+        where = _called(parent)
+        file, header = self._opened(parent, stack)
+        if not _is_delta(header):
+            return delta.full_source(file, header, where=where)
+        above = delta.parent_of(header, where=where)
+        if above != ROOT:
+            raise SnapshotError(f"{where}: a parent whose own parent is {above[:12]}, not root")
+        return delta.DeltaFile(file, header, source=base, where=where)
+
+    def _opened(self, identity: str, stack: contextlib.ExitStack) -> tuple[BufferedReader, Header]:
+        file = stack.enter_context(self._path(identity).open("rb"))
+        length = os.fstat(file.fileno()).st_size
+        return file, read_header(file, size_bytes=length, where=_called(identity))
 
     def _path(self, identity: str) -> Path:
         return self._folder / (identity + _SUFFIX)
 
-    def _snapshots(self) -> list[os.DirEntry[str]]:
+    def _snapshots(self) -> dict[str, os.DirEntry[str]]:
         with os.scandir(self._folder) as files:
-            return [f for f in files if _OURS.fullmatch(f.name) and f.is_file()]
+            ours = [f for f in files if _OURS.fullmatch(f.name) and f.is_file()]
+        return {file.name.removesuffix(_SUFFIX): file for file in ours}
 
     def _remove_leftovers(self) -> None:
         with os.scandir(self._folder) as files:
@@ -167,16 +287,23 @@ class SnapshotStore:
         for path in leftovers:
             Path(path).unlink(missing_ok=True)
 
+    def _lost(self, identity: str, problem: str) -> SnapshotError:
+        return SnapshotError(
+            f"{problem}; bring {self._path(identity)} back from a copy of the run, or start again "
+            "with --overwrite"
+        )
+
     def _storage_error(self, error: OSError, path: Path, bytes_needed: int) -> StorageError:
         run_folder = self._folder.parent
         return storage_error(error, path, bytes_needed=bytes_needed, run_folder=run_folder)
 
 
-def _is_file_of(path: Path, length_bytes: int) -> bool:
-    try:
-        return path.stat(follow_symlinks=False).st_size == length_bytes
-    except OSError:
-        return False  # the attempt to write it will say what is wrong
+def _called(identity: str) -> str:
+    return f"snapshot {identity[:12]}"
+
+
+def _is_delta(header: Header) -> bool:
+    return header.metadata.get("format") == delta.FORMAT
 
 
 def _holds(path: Path, weights: Weights) -> bool:

@@ -71,8 +71,15 @@ class Header:
     raw: bytes
 
 
-def raw_header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+def raw_header(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], *, least_bytes: int = 0
+) -> bytes:
     """Returns the first bytes of the file that holds ``tensors``; equal arguments, equal bytes.
+
+    Args:
+        tensors: of which only dtype and shape are looked at: those of the meta device will do.
+        metadata: the writer's own strings.
+        least_bytes: a shorter header is padded with spaces to this multiple of 8.
 
     Raises:
         SnapshotError: a tensor's dtype or name cannot be stored, or the header would be too long.
@@ -83,12 +90,12 @@ def raw_header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str])
         tensor = tensors[name]
         start, end = end, end + tensor.numel() * tensor.element_size()
         described[name] = {
-            "dtype": _dtype_name(name, tensor),
+            "dtype": dtype_name(name, tensor),
             "shape": list(tensor.shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * max(-len(text) % 8, least_bytes - 8 - len(text))
     if len(text) > MAX_HEADER_BYTES:
         raise SnapshotError(f"a header of {len(text):,} bytes; {MAX_HEADER_BYTES:,} is the most")
     return len(text).to_bytes(8, "little") + text
@@ -100,9 +107,14 @@ def data_pieces(tensors: Mapping[str, torch.Tensor]) -> Iterator[Piece]:
     Tensors may be on any device and of any stride; one at a time is copied where it has to be.
     """
     for name in _order(tensors):
-        content = _bytes_of(tensors[name].detach().cpu().contiguous())
-        for start in range(0, len(content), PIECE_BYTES):
-            yield content[start : start + PIECE_BYTES]
+        yield from tensor_pieces(tensors[name])
+
+
+def tensor_pieces(tensor: torch.Tensor) -> Iterator[Piece]:
+    """Yields the bytes of one tensor, at most `PIECE_BYTES` at once."""
+    content = _bytes_of(tensor.detach().cpu().contiguous())
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
 
 
 def data_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
@@ -130,7 +142,7 @@ def read_header(file: BufferedIOBase, *, size_bytes: int, where: str) -> Header:
     text = file.read(length)
     if len(text) < length:
         _refuse(where, "truncated within its header")
-    fields = _json_object(text, where)
+    fields = json_object(text, where)
     metadata = _checked_metadata(fields.pop(_METADATA, {}), where)
     entries = [_checked_entry(name, value, where) for name, value in fields.items()]
     entries.sort(key=lambda entry: (entry.start, entry.end))
@@ -152,20 +164,33 @@ def read_data(
     Raises:
         SnapshotError: the file ends early, or a tensor does not fit into memory.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    for entry in header.entries:
-        try:
-            tensor = torch.empty(entry.shape, dtype=entry.dtype)
-        except (RuntimeError, MemoryError):
-            _refuse(where, f"no memory for {entry.name!a} of {entry.end - entry.start:,} bytes")
-        content = _bytes_of(tensor)
-        for start in range(0, len(content), PIECE_BYTES):
-            piece = content[start : start + PIECE_BYTES]
-            if not _filled(file, piece):
-                _refuse(where, f"truncated within tensor {entry.name!a}")
-            on_piece(piece)
-        tensors[entry.name] = tensor
-    return tensors
+    return {entry.name: _tensor(file, entry, where, on_piece) for entry in header.entries}
+
+
+def read_tensor(file: BufferedIOBase, header: Header, entry: Entry, *, where: str) -> torch.Tensor:
+    """Reads one of the tensors that follow ``header``, wherever ``file`` stands.
+
+    Raises:
+        SnapshotError: as of `read_data`.
+    """
+    file.seek(len(header.raw) + entry.start)
+    return _tensor(file, entry, where, lambda _: None)
+
+
+def _tensor(
+    file: BufferedIOBase, entry: Entry, where: str, on_piece: Callable[[Piece], object]
+) -> torch.Tensor:
+    try:
+        tensor = torch.empty(entry.shape, dtype=entry.dtype)
+    except (RuntimeError, MemoryError):
+        _refuse(where, f"no memory for {entry.name!a} of {entry.end - entry.start:,} bytes")
+    content = _bytes_of(tensor)
+    for start in range(0, len(content), PIECE_BYTES):
+        piece = content[start : start + PIECE_BYTES]
+        if not _filled(file, piece):
+            _refuse(where, f"truncated within tensor {entry.name!a}")
+        on_piece(piece)
+    return tensor
 
 
 def _order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
@@ -177,7 +202,12 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _dtype_name(name: str, tensor: torch.Tensor) -> str:
+def dtype_name(name: str, tensor: torch.Tensor) -> str:
+    """Returns how a file calls the dtype of the tensor of that name.
+
+    Raises:
+        SnapshotError: dtype or name cannot be stored.
+    """
     if name == _METADATA or not _is_text(name):
         raise SnapshotError(f"a tensor cannot be stored under the name {name!a}")
     if tensor.dtype not in _NAMES:
@@ -200,7 +230,13 @@ def _refuse(where: str, problem: str) -> NoReturn:
     raise SnapshotError(f"{where}: {problem}")
 
 
-def _json_object(text: bytes, where: str) -> dict[str, Any]:
+def json_object(text: bytes | str, where: str) -> dict[str, Any]:
+    """Returns the JSON object that ``text`` is.
+
+    Raises:
+        SnapshotError: it is none, or says a key twice.
+    """
+
     def without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
@@ -229,19 +265,31 @@ def _checked_entry(name: str, value: Any, where: str) -> Entry:
         _refuse(where, f"tensor {name!a}: dtype, shape and data_offsets are expected")
     if not _is_text(name):
         _refuse(where, f"tensor {name!a}: its name is not text")
-    dtype_name, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(dtype_name, str) or dtype_name not in DTYPES:
-        _refuse(where, f"tensor {name!a}: unknown dtype {str(dtype_name)[:20]!a}")
+    dtype, shape = checked_form(name, value["dtype"], value["shape"], where)
+    offsets = value["data_offsets"]
+    if not _are_counts(offsets) or len(offsets) != 2:
+        _refuse(where, f"tensor {name!a}: data_offsets are not two byte counts")
+    entry = Entry(name, dtype, shape, offsets[0], offsets[1])
+    if entry.end - entry.start != math.prod(shape) * entry.dtype.itemsize:
+        _refuse(where, f"tensor {name!a}: its shape and its number of bytes differ")
+    return entry
+
+
+def checked_form(
+    name: str, dtype: Any, shape: Any, where: str
+) -> tuple[torch.dtype, tuple[int, ...]]:
+    """Returns dtype and shape of a tensor as a file says them.
+
+    Raises:
+        SnapshotError: they are no such things, or of a size that no tensor has.
+    """
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        _refuse(where, f"tensor {name!a}: unknown dtype {str(dtype)[:20]!a}")
     if not _are_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         _refuse(where, f"tensor {name!a}: its shape is not a short list of sizes")
     if math.prod(max(size, 1) for size in shape) > _MAX_ELEMENTS:
         _refuse(where, f"tensor {name!a}: its shape is too large")
-    if not _are_counts(offsets) or len(offsets) != 2:
-        _refuse(where, f"tensor {name!a}: data_offsets are not two byte counts")
-    entry = Entry(name, DTYPES[dtype_name], tuple(shape), offsets[0], offsets[1])
-    if entry.end - entry.start != math.prod(shape) * entry.dtype.itemsize:
-        _refuse(where, f"tensor {name!a}: its shape and its number of bytes differ")
-    return entry
+    return DTYPES[dtype], tuple(shape)
 
 
 def _is_text(name: str) -> bool:

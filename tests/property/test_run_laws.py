@@ -252,6 +252,20 @@ def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
     assert any("finished" in line for line in watch.said)
 
 
+def test_law_5_how_snapshots_are_stored_changes_nothing_but_bytes(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = short(tmp_path / "run", *TUNINGS["full"], "snapshots.delta=false")
+    stored = run(recipe, mode="new", watch=Silent())
+    assert results(stored) == results(whole["full"])
+    assert tensors(stored) == tensors(whole["full"])
+    as_deltas, as_they_are = (
+        sum(row.get("disk_bytes", 0) for row in read_rows(folder / "ledger.jsonl"))
+        for folder in (whole["full"], stored)
+    )
+    assert as_deltas < as_they_are
+
+
 def test_law_10_only_snapshots_that_can_be_asked_for_stay(whole: dict[str, Path]) -> None:
     for folder in whole.values():
         (finish,) = [row for row in results(folder) if row["kind"] == "finish"]
