@@ -153,16 +153,21 @@ class TorchEngine:
         rows = [_Row(prompt.max_new_tokens, self._eos_ids, [], []) for prompt in prompts]
         ids, mask = self._left_padded([prompt.ids for prompt in prompts])
         cache: Any = None
+        running = rows
         while True:
             output = self._forward(ids, mask, cache, keep=1)
             cache = output.past_key_values
             values, chosen = _greedy(output.logits[:, -1])
-            for row, token, value in zip(rows, chosen.tolist(), values.tolist(), strict=True):
+            for row, token, value in zip(running, chosen.tolist(), values.tolist(), strict=True):
                 row.take(token, value)
-            if all(row.finished for row in rows):
+            left = [place for place, row in enumerate(running) if not row.finished]
+            if not left:
                 return [Completion(tuple(row.ids), tuple(row.values)) for row in rows]
-            ids = chosen[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
+            if 2 * len(left) <= len(running):
+                places = torch.tensor(left, device=ids.device)
+                running, ids, mask = [running[place] for place in left], ids[places], mask[places]
+                cache.reorder_cache(places)  # made for beams; every kind of layer has it
 
     def _score(self, sequences: Sequences) -> list[list[float]]:
         ids, mask = self._left_padded([prompt + continuation for prompt, continuation in sequences])
