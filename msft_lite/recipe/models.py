@@ -181,7 +181,7 @@ class EngineTable(Table):
     start_timeout_seconds: Seconds = 900.0
     """Longest wait for vllm to start."""
     call_timeout_seconds: Seconds = 1800.0
-    """Longest wait for vllm to answer one request."""
+    """Longest wait for vllm to answer one request; one new engine is then tried, as if it died."""
 
 
 class DataTable(Table):

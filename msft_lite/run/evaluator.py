@@ -16,7 +16,7 @@ from msft_lite.core import MILLION, Score
 from msft_lite.data.task import NO_TOKENS, Example, Question, Task, TokenCount
 from msft_lite.engine.base import EvalEngine, Prompt
 from msft_lite.engine.canary import Canary
-from msft_lite.errors import DataError
+from msft_lite.errors import DataError, EngineLostError
 from msft_lite.model.weights import Weights
 
 Split: TypeAlias = Literal["control", "report"]
@@ -29,6 +29,8 @@ class Evaluation:
 
     Attributes:
         prompt_tokens: of the questions; what checks the engine is not counted.
+        swap_seconds: until the engine could answer; a new engine's start, where the first one was
+            lost, and what that one had done are included.
         cached_tokens: those of them that the engine's prefix cache served.
         generate_seconds: of answering the questions, or of computing their losses.
         read: tokens of the rows whose losses were computed.
@@ -139,11 +141,12 @@ class Answers:
         self._canary = canary
         self._decode = decode
         self._opened: EvalEngine | None = None
+        self._past_notices: tuple[str, ...] = ()  # of engines that were lost
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """The engine's."""
-        return () if self._opened is None else self._opened.notices
+        """The engine's, those of lost ones included."""
+        return self._past_notices + (() if self._opened is None else self._opened.notices)
 
     def ready(self) -> bool:
         """Starts the engine if it is not yet, and returns at once whether it is up.
@@ -156,14 +159,24 @@ class Answers:
     def score(self, weights: Weights, label: str, asked: Asked) -> Evaluation:
         """Returns what the answers under ``weights`` are worth.
 
+        An engine that is lost on the way is replaced, and everything asked again, once.
+
         Raises:
+            EngineLostError: the new engine was lost, too.
             EngineError: the engine failed, or does not hold the trainer's weights.
             DataError: a metric of the user's own failed.
         """
+        start = time.monotonic()
+        try:
+            return self._answered(weights, label, asked, start)
+        except EngineLostError as error:
+            self._replace_engine(label, error)
+            return self._answered(weights, label, asked, start)
+
+    def _answered(self, weights: Weights, label: str, asked: Asked, start: float) -> Evaluation:
         engine = self._engine()
         prompts = [Prompt(q.prompt, task.max_new_tokens) for task, rows in asked for q in rows]
         with engine.awake():
-            start = time.monotonic()
             engine.swap(weights, label)
             self._canary.check(engine, label)
             swapped = time.monotonic()
@@ -185,6 +198,13 @@ class Answers:
         """Ends the engine if it was started."""
         if self._opened is not None:
             self._opened.close()
+
+    def _replace_engine(self, label: str, error: EngineLostError) -> None:
+        what = str(error).splitlines()[0]
+        notice = f"while snapshot {label[:12]} was scored: {what}; a new engine starts over with it"
+        self._past_notices = (*self.notices, notice)
+        self.close()
+        self._opened = None
 
     def _engine(self) -> EvalEngine:
         if self._opened is None:

@@ -143,10 +143,7 @@ class Roller:
         """
         self._wait_for_engine("report")
         self._leave_if_asked()
-        self._hold(snapshot)
-        evaluation = self._evaluator.evaluate("report", self._store.load(snapshot), snapshot)
-        self._tell_notices()
-        return evaluation
+        return self._measured("report", snapshot)
 
     def _hold(self, snapshot: str) -> None:
         """Makes the trainer hold the weights of ``snapshot``, which the canary compares."""
@@ -321,7 +318,6 @@ class Roller:
             self._leave_if_asked()
             self._ledger.append(self._mark_row(position.n, mark, waited_seconds))
             waited_seconds = 0.0
-            self._tell_notices()
         self._leave_if_asked()
         if position.latest.snapshot != LIVE:
             self._hold(position.latest.snapshot)
@@ -348,7 +344,7 @@ class Roller:
     def _mark_row(self, n: int, mark: Mark, waited_seconds: float) -> Mapping[str, Any]:
         if mark.snapshot == ROOT and not self._known(ROOT) and (base := self._lender.base()):
             return {**base, "n": n}
-        evaluation = self._known(mark.snapshot) or self._measured(mark.snapshot)
+        evaluation = self._known(mark.snapshot) or self._measured("control", mark.snapshot)
         row = mark_row(n, mark, evaluation, waited_seconds=waited_seconds)
         crash_path = self._settings.crash_path
         crash_bytes = crash_path.stat().st_size if crash_path.exists() else 0
@@ -366,9 +362,12 @@ class Roller:
         scores = self._ledger.scores_of(snapshot)
         return None if scores is None else Evaluation(scores)
 
-    def _measured(self, snapshot: str) -> Evaluation:
+    def _measured(self, split: Split, snapshot: str) -> Evaluation:
         self._hold(snapshot)
-        return self._evaluator.evaluate("control", self._store.load(snapshot), snapshot)
+        try:
+            return self._evaluator.evaluate(split, self._store.load(snapshot), snapshot)
+        finally:
+            self._tell_notices()
 
     def _retain(self, snapshots: Sequence[str]) -> None:
         best = [best_point(self._ledger.seen).snapshot] if self._ledger.seen else []
