@@ -149,6 +149,8 @@ class EvalTable(Table):
     """report: steer by the reported rows, as the paper does; its scores are then too good."""
     metric: MetricSource = "accuracy"
     """accuracy, f1, loss, or a function of one's own: package.module:name or file.py:name."""
+    score: Literal["generate", "logprob"] = "generate"
+    """generate: grade what is written; logprob: the likeliest letter of a question's choices."""
     num_fewshot: Count | None = None
     """Solved rows put before each question; left out: 5 for a preset, 0 for own rows."""
     fewshot_source: Literal["fixed", "train"] = "fixed"
@@ -244,6 +246,8 @@ class TaskTable(Table):
     """Regular expression of grade = "regex": its first group, or all of its match, counts."""
     metric: MetricSource | None = None
     """In place of eval.metric."""
+    score: Literal["generate", "logprob"] | None = None
+    """In place of eval.score."""
     max_new_tokens: Positive | None = None
     """In place of eval.max_new_tokens."""
     num_fewshot: Count | None = None

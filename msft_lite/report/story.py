@@ -29,6 +29,7 @@ class Setting:
     Attributes:
         signal: ``loss`` where the loss on those rows chose, ``metric`` otherwise.
         metrics: name of each task's metric.
+        scores: how each task is answered, ``generate`` or ``logprob``.
         domains: what each task belongs to; of tasks of one's own it is empty.
         steer_on: the split that peaks, drops and the returned point were chosen on; where it is
             ``report`` the reported scores are of the rows that chose them.
@@ -43,6 +44,7 @@ class Setting:
     steer_on: str
     signal: str
     metrics: Mapping[str, str]
+    scores: Mapping[str, str]
     domains: Mapping[str, str]
     rates: Rates | None
     model_bytes: int

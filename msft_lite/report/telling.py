@@ -28,7 +28,7 @@ from msft_lite.report.story import (
 FORMAT = 1  # of the ledger rows; see docs/format.md
 _OWN_FIELDS = {
     "kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on", "signal",
-    "metric", "domain", "flops", "model_bytes",
+    "metric", "score", "domain", "flops", "model_bytes",
 }  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def _start(fields: Fields) -> Story:
         steer_on=fields.text("steer_on") if "steer_on" in fields.values else "control",
         signal=fields.text("signal") if "signal" in fields.values else "metric",
         metrics=_of_tasks(fields, "metric", names, default="accuracy"),
+        scores=_of_tasks(fields, "score", names, default="generate"),
         domains=_of_tasks(fields, "domain", names, default=""),
         rates=rates_of(fields),
         model_bytes=count(fields, "model_bytes"),

@@ -254,6 +254,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "engine": shop.choice.kind,
         "signal": recipe.method.signal,
         "metric": {task.name: task.metric.name for task in shop.tasks},
+        "score": {task.name: task.score for task in shop.tasks},
         "steer_on": recipe.eval.steer_on,
         "domain": {task.name: task.domain for task in shop.tasks},
         "marks_per_epoch": recipe.eval.marks_per_epoch,

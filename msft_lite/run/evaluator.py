@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from msft_lite.core import MILLION, Score
 from msft_lite.data.task import NO_TOKENS, Example, Question, Task, TokenCount
-from msft_lite.engine.base import EvalEngine, Prompt
+from msft_lite.engine.base import Completion, EvalEngine, Prompt
 from msft_lite.engine.canary import Canary
 from msft_lite.errors import DataError, EngineLostError
 from msft_lite.model.weights import Weights
@@ -28,6 +28,7 @@ class Evaluation:
     """Scores per task, and what they cost.
 
     Attributes:
+        generated_tokens: a question whose options are weighed counts one.
         prompt_tokens: of the questions; what checks the engine is not counted.
         swap_seconds: until the engine could answer; a new engine's start, where the first one was
             lost, and what that one had done are included.
@@ -175,18 +176,20 @@ class Answers:
 
     def _answered(self, weights: Weights, label: str, asked: Asked, start: float) -> Evaluation:
         engine = self._engine()
-        prompts = [Prompt(q.prompt, task.max_new_tokens) for task, rows in asked for q in rows]
+        questions = [question for _, rows in asked for question in rows]
+        prompts = [prompt_of(task, question) for task, rows in asked for question in rows]
         with engine.awake():
             engine.swap(weights, label)
             self._canary.check(engine, label)
             swapped = time.monotonic()
             answers = engine.complete(prompts)
             generated = time.monotonic()
-        decoded = iter([self._decode(answer.ids) for answer in answers])
+        pairs = zip(questions, answers, strict=True)
+        decoded = iter([self._decode(_chosen(question, answer)) for question, answer in pairs])
         texts = {task.name: tuple(islice(decoded, len(rows))) for task, rows in asked}
         return Evaluation(
             {task.name: _worth(task, rows, texts[task.name]) for task, rows in asked},
-            generated_tokens=sum(len(answer.ids) for answer in answers),
+            generated_tokens=sum(len(answer.ids) or 1 for answer in answers),
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             cached_tokens=sum(answer.cached_tokens for answer in answers),
             swap_seconds=swapped - start,
@@ -247,6 +250,24 @@ class Losses:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+def prompt_of(task: Task, question: Question) -> Prompt:
+    """Returns what the engine is asked for ``question``."""
+    options = question.options
+    if options is None:
+        return Prompt(question.prompt, task.max_new_tokens)
+    return Prompt(question.prompt + options.shared, 1, options.letters)
+
+
+def _chosen(question: Question, answer: Completion) -> tuple[int, ...]:
+    """Returns what was written, or the likeliest option, the first of equals."""
+    options = question.options
+    if options is None:
+        return answer.ids
+    weighed = zip(answer.log_probabilities, options.letters, strict=True)
+    _, letter = max(weighed, key=lambda pair: pair[0])
+    return (*options.shared, letter)
 
 
 def loss_rows(questions: Sequence[Question]) -> list[Example]:
