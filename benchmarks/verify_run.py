@@ -257,10 +257,10 @@ def report_questions(folder: Path, start: Row, recipe: Row) -> list[Question]:
 
 def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Iterator[Question]:
     """Returns the report rows of one task."""
-    name, table = task["name"], recipe["eval"]
-    grade = task.get("grade", "marked")
-    if set(start["metric"].values()) != {"accuracy"} or grade not in ("marked", "exact"):
-        raise CannotTellError(f"{name}: its metric or grade is not written here a second time")
+    name, table, grade = task["name"], recipe["eval"], task.get("grade", "marked")
+    is_written = start.get("score", {}).get(name) != "logprob" and grade in ("marked", "exact")
+    if set(start["metric"].values()) != {"accuracy"} or not is_written:
+        raise CannotTellError(f"{name}: its metric, grade or score is not written here again")
     if "report_path" not in task or task.get("num_fewshot", table.get("num_fewshot", 0)):
         raise CannotTellError(f"{name}: the program chose the report rows or the shots")
     lines = Path(task["report_path"]).read_text(encoding="utf-8").split("\n")

@@ -58,6 +58,7 @@ REFUSED = {
     "train.optim=adam8": "'paged_adamw_8bit'",
     "train.bf16_update=nearest": 'has no effect with tuning = "lora", whose adapters are float32',
     "train.loraplus_lr_ratio=0.5": "must be at least 1",
+    "eval.score=letters": "'generate', 'logprob'",
     "train.optimizer_in_backward=true": "there are 8: set gradient_accumulation_steps = 1",
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
     "train.padding_free=1": "true or false is needed",

@@ -96,6 +96,25 @@ def test_rows_that_have_ended_leave_the_batch(model: PreTrainedModel) -> None:
         assert one.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)
 
 
+def test_candidates_are_weighed_beside_texts_that_are_written(model: PreTrainedModel) -> None:
+    engine = engine_of(model)
+    asked = prompts()
+    mixed = [
+        Prompt(prompt.ids, 1, (5, 9, 60)) if place % 3 else prompt
+        for place, prompt in enumerate(asked)
+    ]
+    found, written = engine.complete(mixed), engine.complete(asked)
+    for place, prompt in enumerate(mixed):
+        if not prompt.candidates:
+            assert found[place] == written[place]
+            continue
+        pairs = [(prompt.ids, (token,)) for token in prompt.candidates]
+        wanted = [value for (value,) in engine.log_probabilities(pairs)]
+        assert found[place].ids == ()
+        # The same sums over batches of other widths.
+        assert found[place].log_probabilities == pytest.approx(wanted, abs=1e-4)
+
+
 def test_log_probabilities_of_decoding_and_of_one_forward_pass_agree(
     model: PreTrainedModel,
 ) -> None:

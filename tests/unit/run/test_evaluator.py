@@ -10,7 +10,7 @@ import pytest
 from msft_lite.core import Score
 from msft_lite.data.grade import grader
 from msft_lite.data.metric import build_metric
-from msft_lite.data.task import Question, Task
+from msft_lite.data.task import Options, Question, Task
 from msft_lite.engine.base import Completion, Prompt
 from msft_lite.engine.canary import FLOAT32, Canary
 from msft_lite.errors import EngineError, EngineLostError
@@ -49,7 +49,14 @@ class Parrot:
             return [Completion(prompt.ids[-1:], (-1.0,)) for prompt in prompts]
         if self.failures:
             raise self.failures.pop(0)
-        return [Completion(prompt.ids[-1:], (), 2) for prompt in prompts]
+        return [self.answer(prompt) for prompt in prompts]
+
+    def answer(self, prompt: Prompt) -> Completion:
+        """Likes the candidate that is nearest to the prompt's sum, the lower of two as near."""
+        if not prompt.candidates:
+            return Completion(prompt.ids[-1:], (), 2)
+        values = tuple(-float(abs(sum(prompt.ids) - token)) for token in prompt.candidates)
+        return Completion((), values, 2)
 
     def close(self) -> None:
         self.closed = True
@@ -78,6 +85,16 @@ def test_answers_are_graded_and_counted() -> None:
     assert found.scores == {"t": Score("10111")}
     assert found.answers == {"t": ("0", "1", "2", "3", "4")}
     assert (found.prompt_tokens, found.cached_tokens, found.generated_tokens) == (10, 10, 5)
+
+
+def test_the_likeliest_option_is_the_answer_and_the_first_of_equals() -> None:
+    options = Options((4,), (7, 9, 5))
+    golds = {0: "45", 4: "47", 2: "47", 5: "49"}  # prompt and shared token sum to 4, 8, 6, 9
+    questions = [Question("t", row, (row,), gold, None, options) for row, gold in golds.items()]
+    found = answers_of(Parrot()).score(WEIGHTS, SNAPSHOT, [(task(), questions)])
+    assert found.answers == {"t": ("45", "47", "47", "49")}
+    assert found.scores == {"t": Score("1111")}
+    assert (found.prompt_tokens, found.generated_tokens) == (8, 4)
 
 
 def test_a_lost_engine_is_replaced_once_and_everything_asked_again() -> None:
