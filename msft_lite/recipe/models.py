@@ -145,6 +145,8 @@ class EvalTable(Table):
     """Score while training goes on, or all at once at the end of each stage. Same scores."""
     marks_per_epoch: Positive = 4
     """Times an epoch is scored, at equal distances."""
+    dropped_every: Positive = 1
+    """Tasks that left the mixture are scored at every so many marks, and at a stage's ends."""
     steer_on: Literal["control", "report"] = "control"
     """report: steer by the reported rows, as the paper does; its scores are then too good."""
     metric: MetricSource = "accuracy"

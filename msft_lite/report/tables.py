@@ -212,8 +212,7 @@ def _at(mark: Mark | None, task: str, scale: Scale) -> str:
 
 
 def _control_mean(story: Story, best: Mark | None) -> tuple[str, ...]:
-    best_mean = max(story.marks, key=lambda mark: mark.mean, default=None)
-    scale = _steering_scale(story)
+    best_mean, scale = story.best_mean, _steering_scale(story)
     return (
         MEAN,
         f"{sum(_steering_rows(story, task) for task in story.tasks):,}",
@@ -242,7 +241,7 @@ def rollout_grid(story: Story) -> Grid:
 
 
 def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
-    best_mean = max((mark.mean for mark in rollout.marks), default=None)
+    best_mean = max((mark.mean for mark in rollout.marks if mark.is_whole), default=None)
     return (
         str(rollout.n),
         short_place(story.mark_of(rollout.start)) if rollout.start != ROOT else "base",

@@ -258,5 +258,6 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "steer_on": recipe.eval.steer_on,
         "domain": {task.name: task.domain for task in shop.tasks},
         "marks_per_epoch": recipe.eval.marks_per_epoch,
+        "dropped_every": recipe.eval.dropped_every,
         "batch_rows": batch_rows(recipe),
     }

@@ -7,7 +7,7 @@ has none before its report is due, and a run that is reported in losses too neve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias
@@ -20,7 +20,7 @@ from msft_lite.errors import DataError, EngineLostError
 from msft_lite.model.weights import Weights
 
 Split: TypeAlias = Literal["control", "report"]
-Asked: TypeAlias = Sequence[tuple[Task, Sequence[Question]]]  # every task, with rows of one split
+Asked: TypeAlias = Sequence[tuple[Task, Sequence[Question]]]  # tasks, with rows of one split
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +100,24 @@ class Evaluator:
         """
         return self._scorers[split].ready()
 
-    def evaluate(self, split: Split, weights: Weights, label: str) -> Evaluation:
+    def evaluate(
+        self, split: Split, weights: Weights, label: str, tasks: Collection[str]
+    ) -> Evaluation:
         """Returns the scores of ``weights``, which the trainer must hold too, on ``split``.
 
         Args:
             split: name of the split.
             weights: all trainable tensors.
             label: the snapshot's id, for messages.
+            tasks: names of those to score.
 
         Raises:
             EngineError: the engine failed, or does not hold the trainer's weights.
             TrainError: a loss is not finite, or memory ran out.
             DataError: a metric of the user's own failed.
         """
-        return self._scorers[split].score(weights, label, self._asked[split])
+        asked = [(task, rows) for task, rows in self._asked[split] if task.name in tasks]
+        return self._scorers[split].score(weights, label, asked)
 
     def close(self) -> None:
         """Ends what was started; may be called twice."""
