@@ -36,131 +36,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dynamics_tasks import TASKS as NAMES
-from dynamics_tasks import splits
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from evaluation_bench import BASE, NEW_TOKENS, Bench, cpu_seconds, rss_bytes, write_model
 
-from msft_lite.data.build import build_task
-from msft_lite.data.grade import text_of
-from msft_lite.data.prompts import Encoder
-from msft_lite.data.rows import Row
-from msft_lite.data.settings import Limits, TaskSettings
-from msft_lite.data.splits import Splits
-from msft_lite.data.task import Task
-from msft_lite.data.task_rows import TaskRows
-from msft_lite.engine.base import Completion, Prompt
-from msft_lite.engine.canary import PROBE_NEW_TOKENS, Canary, tolerance_of
-from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
-from msft_lite.model.adapter import adapter_config
-from msft_lite.model.load import load_model
-from msft_lite.model.settings import ModelSettings, Tuning
-from msft_lite.model.weights import Weights
-from msft_lite.run.evaluator import Answers
+from msft_lite.engine.base import Completion
+from msft_lite.model.settings import Tuning
 from msft_lite.snapshot.store import SnapshotStore
-from msft_lite.train.settings import TrainSettings
-from msft_lite.train.trainer import Trainer
 
-BASE = Path(__file__).parents[2] / "recipes" / "quickstart" / "base"
-SEED, SHOTS, NEW_TOKENS = 20, 5, 12
-LENGTH = 256  # positions of both models
 BATCHES = (8, 32, 128)  # of transformers' generate
-SPREAD = 0.01  # of the noise that makes a checkpoint of a model
 WARM_UP_CYCLES, CYCLES_BETWEEN_CHECKS = 20, 10
-SIZES = {
-    "random": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8},
-    "small": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one evaluation, and what was answered."""
+    """Seconds of one evaluation, and what was answered.
+
+    Attributes:
+        cpu: computed by trainer and engine together, whatever else the machine did.
+    """
 
     swap: float
     generate: float
     grade: float
+    cpu: float
     texts: tuple[str, ...]
 
     @property
     def whole(self) -> float:
         return self.swap + self.generate + self.grade
-
-
-class Bench:
-    """A model to tune, ten tasks, and what evaluates them."""
-
-    def __init__(self, base: Path, tuning: Tuning, *, rows: int, folder: Path) -> None:
-        """Loads model and tasks; no engine is started."""
-        self.base, self.tuning, self.folder = base, tuning, folder
-        self.tokenizer = AutoTokenizer.from_pretrained(base)
-        settings = ModelSettings(str(base), device="cpu", dtype="float32", tuning=tuning)
-        self.model: Any = load_model(settings, seed=SEED)
-        pad = self.tokenizer.pad_token_id
-        self.trainer = Trainer(self.model, TrainSettings(1e-3, 8), seed=SEED, pad_id=pad)
-        self.tasks = [task_of(name, Encoder(self.tokenizer), rows) for name in NAMES]
-        self.root = self.trainer.capture()
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """All questions, task after task."""
-        return [Prompt(q.prompt, NEW_TOKENS) for task in self.tasks for q in task.control]
-
-    def checkpoint(self, seed: int) -> Weights:
-        """Returns the weights after training that went somewhere."""
-        generator = torch.Generator().manual_seed(seed)
-        moved = {
-            name: tensor + SPREAD * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in self.root.tensors.items()
-        }
-        return Weights(self.root.kind, moved)
-
-    def engine(self, base: Path) -> VllmEngine:
-        """Starts an engine and waits for it."""
-        engine = VllmEngine(
-            VllmSettings(
-                model_folder=base,
-                dtype="float32",
-                max_model_len=LENGTH,
-                eos_ids=(self.tokenizer.eos_token_id,),
-                log_path=self.folder / "engine.log",
-                adapter=adapter_config(self.model) if self.tuning == "lora" else None,
-                threads=1,
-            )
-        )
-        with engine.awake():
-            return engine
-
-    def answers(self, engine: VllmEngine) -> Answers:
-        """Returns what a run evaluates with."""
-        canary = Canary(
-            [task.control[0].prompt[: LENGTH - PROBE_NEW_TOKENS] for task in self.tasks[:4]],
-            tolerance=tolerance_of("float32"),
-            log_probabilities=self.trainer.log_probabilities,
-        )
-        return Answers(lambda: engine, canary, decode=lambda ids: text_of(self.tokenizer, ids))
-
-    def graded(self, ids: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        """Decodes and grades answers, and returns their texts."""
-        texts = tuple(text_of(self.tokenizer, one) for one in ids)
-        questions = [(task, question) for task in self.tasks for question in task.control]
-        for (task, question), text in zip(questions, texts, strict=True):
-            task.metric.worth(text, question.gold)
-        return texts
-
-
-def task_of(name: str, encoder: Encoder, rows: int) -> Task:
-    """Returns a task with ``rows`` questions after five shots."""
-    found = {
-        split: tuple(Row(f"{name}, {split}", row["prompt"], row["answer"]) for row in entries)
-        for split, entries in splits(name).items()
-    }
-    shots, train = found["train"][:SHOTS], found["train"][SHOTS:]
-    settings = TaskSettings(
-        name, grade="marked", max_new_tokens=NEW_TOKENS, num_fewshot=SHOTS, steer_on="control"
-    )
-    given = Splits(train, control=found["control"][:rows], report=found["report"][:1])
-    limits = Limits(max_length=64, max_prompt_length=LENGTH - NEW_TOKENS)
-    return build_task(TaskRows(settings, given, shots, None), encoder=encoder, limits=limits)
 
 
 def ours(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
@@ -172,15 +74,16 @@ def ours(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
         weights = bench.checkpoint(seed)
         bench.trainer.load(weights)
         snapshot = store.save(weights)
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), cpu_seconds(engine)
         loaded = store.load(snapshot)
         reading = time.perf_counter() - began
         found = answers.score(loaded, snapshot, [(task, task.control) for task in bench.tasks])
         whole = time.perf_counter() - began
         swap, generate = reading + found.swap_seconds, found.generate_seconds
         texts = tuple(text for task in bench.tasks for text in found.answers[task.name])
+        computed = cpu_seconds(engine) - computed
         if seed:
-            yield Timing(swap, generate, whole - swap - generate, texts)
+            yield Timing(swap, generate, whole - swap - generate, computed, texts)
     engine.close()
 
 
@@ -189,11 +92,12 @@ def transformers_generate(bench: Bench, seeds: Sequence[int], batch: int) -> Ite
     bench.model.eval()
     for seed in seeds:
         bench.trainer.load(bench.checkpoint(seed))
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), cpu_seconds()
         ids = generated(bench, batch)
         answered = time.perf_counter()
         texts = bench.graded(ids)
-        yield Timing(0.0, answered - began, time.perf_counter() - answered, texts)
+        graded, computed = time.perf_counter(), cpu_seconds() - computed
+        yield Timing(0.0, answered - began, graded - answered, computed, texts)
 
 
 def generated(bench: Bench, batch: int) -> list[list[int]]:
@@ -223,7 +127,7 @@ def new_engine(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
     for seed in seeds:
         weights = bench.checkpoint(seed)
         bench.trainer.load(weights)
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), cpu_seconds()
         if bench.tuning == "full":
             written = bench.folder / f"checkpoint-{seed}"
             bench.model.save_pretrained(written)
@@ -235,9 +139,9 @@ def new_engine(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
         found = engine.complete(bench.prompts)
         answered = time.perf_counter()
         texts = bench.graded([one.ids for one in found])
-        graded = time.perf_counter()
+        graded, computed = time.perf_counter(), cpu_seconds(engine) - computed
         engine.close()
-        yield Timing(started - began, answered - started, graded - answered, texts)
+        yield Timing(started - began, answered - started, graded - answered, computed, texts)
 
 
 def compared(
@@ -254,12 +158,12 @@ def compared(
     rows = list[dict[str, Any]]()
     for side, timings in sides.items():
         row: dict[str, Any] = {"model": name, "tuning": tuning, "side": side}
-        for part in ("swap", "generate", "grade", "whole"):
+        for part in ("swap", "generate", "grade", "whole", "cpu"):
             row[part] = statistics.median(getattr(one, part) for one in timings)
         both = zip(timings, sides["ours"], strict=False)  # of the new engine there are fewer
         equal = [a == b for one, other in both for a, b in zip(one.texts, other.texts, strict=True)]
         rows.append(row | {"equal_answers": sum(equal), "answers": len(equal)})
-        rows[-1]["of_ours"] = row["whole"] / rows[0]["whole"]
+        rows[-1]["of_ours"] = row["cpu"] / rows[0]["cpu"]
     return rows
 
 
@@ -293,48 +197,19 @@ def cycled(count: int, base: Path) -> dict[str, Any]:
     return {"cycles": count, "begin": begin, "end": end, "equal": equal, "checks": checks}
 
 
-def rss_bytes(process: int) -> int:
-    """Returns what a process holds in memory."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-
-
-def write_model(size: str, folder: Path) -> Path:
-    """Writes a random Qwen2 with the tokenizer of the quickstart's base."""
-    torch.manual_seed(SEED)
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    shape = {
-        "vocab_size": 260,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": LENGTH,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    model = Qwen2ForCausalLM(Qwen2Config.from_dict(shape | SIZES[size]))
-    with torch.no_grad():  # or greedy choices would be nearly tied
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.mul_(3)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Returns the figures as Markdown, each side against ours."""
     lines = [
         "| model | tuning | side | swap or start, s | prefill and decode, s | grading, s "
-        "| in all, s | of ours | answers as ours |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| in all, s | CPU s | CPU, of ours | answers as ours |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in found:
         lines.append(
             f"| {row['model']} | {row['tuning']} | {row['side']} | {row['swap']:.2f} "
             f"| {row['generate']:.2f} | {row['grade']:.2f} | {row['whole']:.2f} "
-            f"| {row['of_ours']:.1f} | {row['equal_answers']} of {row['answers']} |"
+            f"| {row['cpu']:.2f} | {row['of_ours']:.1f} "
+            f"| {row['equal_answers']} of {row['answers']} |"
         )
     return "\n".join(lines)
 
