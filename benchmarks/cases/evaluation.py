@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,9 @@ def compared(
     rows = list[dict[str, Any]]()
     for side, timings in sides.items():
         row: dict[str, Any] = {"model": name, "tuning": tuning, "side": side}
+        parts = [asdict(replace(one, texts=())) | {"whole": one.whole} for one in timings]
         for part in ("swap", "generate", "grade", "whole", "cpu"):
-            row[part] = statistics.median(getattr(one, part) for one in timings)
+            row[part] = statistics.median(one[part] for one in parts)
         both = zip(timings, sides["ours"], strict=False)  # of the new engine there are fewer
         equal = [a == b for one, other in both for a, b in zip(one.texts, other.texts, strict=True)]
         rows.append(row | {"equal_answers": sum(equal), "answers": len(equal)})
