@@ -124,12 +124,13 @@ def all_checks(arguments: argparse.Namespace) -> Iterator[Check]:
 def counts(rows: Sequence[Row]) -> Iterator[Check]:
     """Checks that every score is the count of its outcomes, on as many rows as were announced."""
     asked = {split: {t: n[split] for t, n in rows[0]["rows"].items()} for split in SPLITS}
-    marks = [row for row in rows if row["kind"] == "mark"]
-    wrong = [
-        f"stage {mark['n']} mark {mark['k']}"
-        for mark in marks
-        if not counted(mark["scores"], mark["outcomes"], asked["control"])
-    ]
+    marks = [(stage.rollout, mark) for stage in stages_of(rows) for mark in stage.marks]
+    every, wrong = rows[0].get("dropped_every", 1), []
+    for rollout, mark in marks:
+        is_whole = mark["k"] % every == 0 or mark["k"] == len(rollout["marks"])
+        tasks = asked["control"] if is_whole else rollout["tasks"]
+        if not counted(mark["scores"], mark["outcomes"], {t: asked["control"][t] for t in tasks}):
+            wrong.append(f"stage {mark['n']} mark {mark['k']}")
     yield Check(f"scores are counts of outcomes at {len(marks)} marks", not wrong, wrong)
     for which, scores in rows[-1]["scores"].items():
         ok = counted(scores, rows[-1]["outcomes"][which], asked["report"])
@@ -221,12 +222,12 @@ def left(n: int, stage: Stage, leaving: Sequence[tuple[str, int, str]]) -> Check
 
 def returned(stages: Sequence[Stage], finish: Row) -> Check:
     """Checks the returned snapshot: the earliest point with the best mean over all tasks."""
-    points = [mark for stage in stages for mark in stage.marks]
+    count = len(stages[0].rollout["tasks"])
+    points = [mark for stage in stages for mark in stage.marks if len(mark["scores"]) == count]
     means = [sum(value(mark, task) for task in mark["scores"]) for mark in points]
     top = points[means.index(max(means))]
-    place = (top["snapshot"], top["n"], top["k"])
-    recorded = (finish["snapshot"], finish["n"], finish["k"])
-    mean = float(max(means)) / len(top["scores"])
+    place, recorded = (tuple(row[key] for key in ("snapshot", "n", "k")) for row in (top, finish))
+    mean = float(max(means)) / count
     what = f"returns {place[0][:12]}, stage {place[1]} mark {place[2]}, control mean {mean:.4f}"
     return Check(what, recorded == place, recorded)
 
@@ -257,10 +258,10 @@ def report_questions(folder: Path, start: Row, recipe: Row) -> list[Question]:
 
 def task_questions(task: Row, start: Row, *, recipe: Row, tokenizer: Any) -> Iterator[Question]:
     """Returns the report rows of one task."""
-    name, table = task["name"], recipe["eval"]
-    grade = task.get("grade", "marked")
-    if set(start["metric"].values()) != {"accuracy"} or grade not in ("marked", "exact"):
-        raise CannotTellError(f"{name}: its metric or grade is not written here a second time")
+    name, table, grade = task["name"], recipe["eval"], task.get("grade", "marked")
+    is_written = start.get("score", {}).get(name) != "logprob" and grade in ("marked", "exact")
+    if set(start["metric"].values()) != {"accuracy"} or not is_written:
+        raise CannotTellError(f"{name}: its metric, grade or score is not written here again")
     if "report_path" not in task or task.get("num_fewshot", table.get("num_fewshot", 0)):
         raise CannotTellError(f"{name}: the program chose the report rows or the shots")
     lines = Path(task["report_path"]).read_text(encoding="utf-8").split("\n")
@@ -382,12 +383,11 @@ def end_ids(tokenizer: Any, model: str | Path) -> list[int]:
     """Returns the token ids that end an answer: the tokenizer's and the model's own."""
     from transformers import GenerationConfig
 
-    ends = {tokenizer.eos_token_id}
     try:
         own = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # a model need not have the file
         own = None
-    ends |= set(own if isinstance(own, list) else [own])
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
     return sorted(end for end in ends if end is not None)
 
 

@@ -142,14 +142,17 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place on a rollout; mark 0 is its start, mark k its k-th mark; at `LIVE` without scores."""
+    """A place on a rollout; mark 0 is its start, mark k its k-th mark; at `LIVE` without scores.
+
+    See `scored_tasks` for the tasks that have a score.
+    """
 
     mark: int
     snapshot: str
     scores: Mapping[str, Score]
 
     def mean(self) -> Fraction:
-        """Returns the mean score over all tasks, dropped ones too."""
+        """Returns the mean score over the tasks that were scored, dropped ones too."""
         return sum((s.value for s in self.scores.values()), Fraction(0)) / len(self.scores)
 
 
@@ -267,9 +270,26 @@ class Record(Protocol):
         ...
 
 
+def scored_tasks(
+    request: Rollout, mark: int, tasks: Iterable[str], *, dropped_every: int
+) -> tuple[str, ...]:
+    """Returns which of ``tasks`` are scored at ``mark`` of ``request``, in their order.
+
+    Those in its mixture always; the others at every ``dropped_every``-th mark, its start counting
+    as one, and at its last mark.
+    """
+    is_whole = mark % dropped_every == 0 or mark == len(request.marks)
+    return tuple(task for task in tasks if is_whole or task in request.mixture.tasks)
+
+
 def best_point(points: Iterable[Point]) -> Point:
-    """Returns the earliest scored point with the best mean score over all tasks."""
-    return max((point for point in points if point.scores), key=Point.mean)
+    """Returns the earliest point with the best mean score, of those at which all tasks were scored.
+
+    The first point of a run is one, so these are the points with the most scores.
+    """
+    points = tuple(points)
+    most = max(len(point.scores) for point in points)
+    return max((point for point in points if len(point.scores) == most), key=Point.mean)
 
 
 def live_snapshots(points: Iterable[Point], request: Rollout, best: Point | None) -> frozenset[str]:

@@ -42,6 +42,10 @@ class EngineError(MsftError):
     """The evaluation engine did not start, died, hung or cannot be trusted."""
 
 
+class EngineLostError(EngineError):
+    """The engine's process died, hung or ran out of memory in a request; a new one may answer."""
+
+
 class LedgerError(MsftError):
     """A ledger is damaged, or belongs to another recipe."""
 

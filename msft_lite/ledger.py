@@ -232,9 +232,9 @@ class Ledger:
         )
         return Trace(tuple(self.points), before, after)
 
-    def scores_of(self, snapshot: str) -> Mapping[str, Score] | None:
-        """Returns the recorded scores of ``snapshot`` on the rows that steer, if it has any."""
-        return self._scores.get(snapshot)
+    def scores_of(self, snapshot: str) -> Mapping[str, Score]:
+        """Returns the recorded scores of ``snapshot`` on the rows that steer, as far as it has."""
+        return self._scores.get(snapshot, {})
 
     def conclude(self, verdict: Verdict) -> None:
         """Records the decisions that came with the verdict."""
@@ -262,7 +262,8 @@ class Ledger:
             point = point_of(row)
             self.points.append(point)
             if point.scores:
-                self._scores[point.snapshot] = point.scores
+                known = self.scores_of(point.snapshot)
+                self._scores[point.snapshot] = {**known, **point.scores}
                 if self.requests[-1].keep != "none":
                     self.seen.append(point)
         elif row["kind"] == "audit":

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from msft_lite.data.chat import as_chat
 from msft_lite.data.grade import Grader, grader
 from msft_lite.data.metric import Metric, build_metric
+from msft_lite.data.options import encode_options
 from msft_lite.data.prompts import Encoder, Pair, encode_rows, fit_pair, fit_prompts
 from msft_lite.data.rows import Row
 from msft_lite.data.settings import Limits, TaskSettings
-from msft_lite.data.task import Example, Question, Task
+from msft_lite.data.task import Example, Options, Question, Task
 from msft_lite.data.task_rows import TaskRows
 from msft_lite.errors import DataError
 
@@ -51,6 +52,7 @@ def build_task(rows: TaskRows, *, encoder: Encoder, limits: Limits) -> Task:
         max_new_tokens=settings.max_new_tokens,
         metric=metric,
         digest=_digest(settings, metric, train=train, control=control, report=report),
+        score=settings.score,
         domain=rows.preset.domain if rows.preset else "",
         notes=(*rows.notes, *notes, *control_notes, *report_notes),
     )
@@ -146,9 +148,13 @@ def _questions(
         max_prompt_length=limits.max_prompt_length,
     )
     pairs = _fitted(encode_rows(rows, encoder)[0], encoder, limits)
+    examples = [pair and _example(settings.name, row, pair) for row, pair in enumerate(pairs)]
+    options: Sequence[Options | None] = [None] * len(given)
+    if settings.score == "logprob":
+        options = encode_options(given, encoder, as_chats=settings.apply_chat_template)
     questions = tuple(
-        Question(settings.name, row, prompt, gold, pair and _example(settings.name, row, pair))
-        for row, (prompt, gold, pair) in enumerate(zip(prompts, golds, pairs, strict=True))
+        Question(settings.name, row, *parts)
+        for row, parts in enumerate(zip(prompts, golds, examples, options, strict=True))
     )
     silent = pairs.count(None)
     return questions, _counts(
@@ -199,7 +205,8 @@ def _digest(
         digest.update(repr(len(split)).encode())
         for question in split:
             example = question.example and _content(question.example)
-            digest.update(repr((question.prompt, question.gold, example)).encode())
+            options = () if question.options is None else (question.options,)
+            digest.update(repr((question.prompt, question.gold, example, *options)).encode())
     return digest.hexdigest()
 
 

@@ -11,7 +11,14 @@ from msft_lite.data.cells import Cells
 from msft_lite.data.conversations import messages_of
 from msft_lite.data.rows import Message, Record, Row
 from msft_lite.data.tasks.preset import Item
-from msft_lite.data.tasks.text import MARK, MOST_CHOICES, choice_text, free_text, letter
+from msft_lite.data.tasks.text import (
+    MARK,
+    MOST_CHOICES,
+    choice_text,
+    free_text,
+    letter,
+    letter_options,
+)
 from msft_lite.errors import DataError, did_you_mean
 
 
@@ -174,8 +181,9 @@ def _row_of_chat(cells: Cells, messages: tuple[Message, ...]) -> Row:
 def _choice_question(cells: Cells) -> Row:
     texts, labels = _choices(cells)
     right = _right_choice(cells, texts, labels)
-    prompt, answer = choice_text(_item(cells, letter(right), texts))
-    return Row(cells.where, prompt, answer)
+    item = _item(cells, letter(right), texts)
+    prompt, answer = choice_text(item)
+    return Row(cells.where, prompt, answer, options=letter_options(item, answer))
 
 
 def _free_question(cells: Cells) -> Row:

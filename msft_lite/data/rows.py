@@ -31,6 +31,8 @@ class Row:
         answer: text to learn; of a chat, the content of the last message.
         messages: the whole chat, its last message from the assistant; empty for a plain row.
         group: value of the column that the task is split by; empty if it is not.
+        options: of a row with lettered choices what ``answer`` would be for each of them, the
+            marked letter and nothing else; empty for other rows.
     """
 
     where: str
@@ -38,3 +40,4 @@ class Row:
     answer: str
     messages: tuple[Message, ...] = ()
     group: str = ""
+    options: tuple[str, ...] = ()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Score = Literal["generate", "logprob"]
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
@@ -26,6 +28,7 @@ class TaskSettings:
         grade: name of a grader; None is the preset's, or ``marked``.
         grade_pattern: regular expression of the grader ``regex``.
         metric: ``accuracy``, ``f1``, ``loss`` or ``module:function``.
+        score: ``generate`` grades what is written; ``logprob`` the likeliest letter of the choices.
         max_new_tokens: most tokens to generate; None is the preset's, or 512.
         num_fewshot: solved rows shown before each question; None is 5 for a preset, else 0.
         fewshot_source: ``fixed`` shows the preset's shots, training rows where there is no preset;
@@ -54,6 +57,7 @@ class TaskSettings:
     grade: str | None = None
     grade_pattern: str | None = None
     metric: str = "accuracy"
+    score: Score = "generate"
     max_new_tokens: int | None = None
     num_fewshot: int | None = None
     fewshot_source: Literal["fixed", "train"] = "fixed"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from msft_lite.data.metric import Metric
+from msft_lite.data.settings import Score
 
 Span = tuple[int, int]  # first index, and one past the last
 
@@ -75,11 +76,25 @@ NO_TOKENS = TokenCount()
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """The answers between which the likeliest is looked for; they differ in one token.
+
+    Attributes:
+        shared: ids that every answer begins with.
+        letters: the id that follows in each, in the order of the choices.
+    """
+
+    shared: tuple[int, ...]
+    letters: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One row to evaluate.
 
     Attributes:
         prompt: shots included; it is continued and the text scored against ``gold``.
+        options: if there are any, the likeliest of them is scored in place of a text.
         example: the row as it would be trained on, without shots, for its loss; None where its
             answer does not fit the limit of training rows.
     """
@@ -89,6 +104,7 @@ class Question:
     prompt: tuple[int, ...]
     gold: str
     example: Example | None = None
+    options: Options | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +117,7 @@ class Task:
         report: rows that are read once, at the end; the control rows where those are reported.
         max_new_tokens: most tokens the engine may generate for a question.
         metric: what a generated text is worth.
+        score: how answers come about, `TaskSettings.score`.
         digest: sha256 of everything above that comes from data, so that a resume on other rows is
             refused.
         domain: what a preset belongs to, for the report.
@@ -114,5 +131,6 @@ class Task:
     max_new_tokens: int
     metric: Metric
     digest: str
+    score: Score = "generate"
     domain: str = ""
     notes: tuple[str, ...] = ()

@@ -86,8 +86,9 @@ def resolved(settings: TaskSettings, known: Preset | None) -> TaskSettings:
     return replace(
         settings,
         grade=settings.grade or (known.grade if known else "marked"),
-        max_new_tokens=settings.max_new_tokens
-        or (known.max_new_tokens if known else MAX_NEW_TOKENS),
+        max_new_tokens=1
+        if settings.score == "logprob"
+        else settings.max_new_tokens or (known.max_new_tokens if known else MAX_NEW_TOKENS),
         num_fewshot=(PRESET_SHOTS if known else 0) if shots is None else shots,
     )
 
@@ -187,6 +188,8 @@ def _task(settings: TaskSettings, known: Preset | None, given: Given, *, seed: i
     )
     if settings.metric != LOSS:
         _check_golds(settings, (*splits.control, *splits.report))
+    if settings.score == "logprob":
+        _check_options(settings, (*splits.control, *splits.report))
     shots = _shots(settings, known, splits, seed=seed)
     return TaskRows(settings, splits, shots, known, splits.notes)
 
@@ -200,6 +203,17 @@ def _check_golds(settings: TaskSettings, rows: Sequence[Row]) -> None:
             raise DataError(
                 f"{row.where}: the answer {row.answer[:60]!r} cannot be scored: grade "
                 f"{settings.grade!r} finds nothing in it to look for"
+            )
+
+
+def _check_options(settings: TaskSettings, rows: Sequence[Row]) -> None:
+    """Raises if a row has no options whose letters could be compared."""
+    for row in rows:
+        if not row.options:
+            raise DataError(
+                f'task {settings.name!r}: score = "logprob" compares the letters of choices, and '
+                f"{row.where} has no answer that is a letter of its choices and nothing else: "
+                f'{row.answer[:60]!r}; take score = "generate" for this task'
             )
 
 

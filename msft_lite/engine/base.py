@@ -12,10 +12,16 @@ from msft_lite.model.weights import Weights
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids to continue greedily, and the most tokens to add."""
+    """Token ids to continue greedily, and the most tokens to add.
+
+    Attributes:
+        candidates: if there are any, nothing is written: asked is how likely each of these tokens
+            is to come next; ``max_new_tokens`` is then 1.
+    """
 
     ids: tuple[int, ...]
     max_new_tokens: int
+    candidates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Completion:
     Attributes:
         ids: generated token ids; an end-of-text token that ended the text is included.
         log_probabilities: natural-log probability of each of ``ids`` under the engine's model,
-            empty unless asked for.
+            empty unless asked for; of each of the prompt's candidates where it has some.
         cached_tokens: tokens of the prompt that the engine had met before and did not compute.
     """
 
@@ -68,7 +74,13 @@ class EvalEngine(Protocol):
     def complete(
         self, prompts: Sequence[Prompt], *, log_probabilities: bool = False
     ) -> list[Completion]:
-        """Returns one completion per prompt, in the order of ``prompts``."""
+        """Returns one completion per prompt, in the order of ``prompts``.
+
+        Args:
+            prompts: to continue, or with candidates to weigh.
+            log_probabilities: whether to tell those of generated tokens; in a call of its own,
+                without prompts that have candidates.
+        """
         ...
 
     def close(self) -> None:

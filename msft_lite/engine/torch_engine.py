@@ -79,12 +79,17 @@ class TorchEngine:
                     f"{prompt.max_new_tokens} new ones: both must be at least 1"
                 )
         results: dict[int, Completion] = {}
+        weighed = [place for place, prompt in enumerate(prompts) if prompt.candidates]
+        written = [place for place, prompt in enumerate(prompts) if not prompt.candidates]
         with self._borrowed():
-            for places in self._batches([len(prompt.ids) for prompt in prompts]):
-                batch = [prompts[place] for place in places]
-                results.update(zip(places, self._generate(batch), strict=True))
-        ordered = [results[place] for place in range(len(prompts))]
-        return ordered if log_probabilities else [Completion(one.ids) for one in ordered]
+            for asked, answer in ((written, self._generate), (weighed, self._weigh)):
+                for chosen in self._batches([len(prompts[place].ids) for place in asked]):
+                    places = [asked[index] for index in chosen]
+                    batch = [prompts[place] for place in places]
+                    results.update(zip(places, answer(batch), strict=True))
+        if not log_probabilities:
+            results |= {place: Completion(results[place].ids) for place in written}
+        return [results[place] for place in range(len(prompts))]
 
     def log_probabilities(self, sequences: Sequences) -> list[list[float]]:
         """Returns the natural-log probability of every continuation token after its prompt.
@@ -153,16 +158,29 @@ class TorchEngine:
         rows = [_Row(prompt.max_new_tokens, self._eos_ids, [], []) for prompt in prompts]
         ids, mask = self._left_padded([prompt.ids for prompt in prompts])
         cache: Any = None
+        running = rows
         while True:
             output = self._forward(ids, mask, cache, keep=1)
             cache = output.past_key_values
             values, chosen = _greedy(output.logits[:, -1])
-            for row, token, value in zip(rows, chosen.tolist(), values.tolist(), strict=True):
+            for row, token, value in zip(running, chosen.tolist(), values.tolist(), strict=True):
                 row.take(token, value)
-            if all(row.finished for row in rows):
+            left = [place for place, row in enumerate(running) if not row.finished]
+            if not left:
                 return [Completion(tuple(row.ids), tuple(row.values)) for row in rows]
-            ids = chosen[:, None]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
+            if 2 * len(left) <= len(running):
+                places = torch.tensor(left, device=ids.device)
+                running, ids, mask = [running[place] for place in left], ids[places], mask[places]
+                cache.reorder_cache(places)  # made for beams; every kind of layer has it
+
+    def _weigh(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        ids, mask = self._left_padded([prompt.ids for prompt in prompts])
+        table = self._forward(ids, mask, None, keep=1).logits[:, -1].float().log_softmax(-1)
+        return [
+            Completion((), tuple(row[list(prompt.candidates)].tolist()))
+            for row, prompt in zip(table, prompts, strict=True)
+        ]
 
     def _score(self, sequences: Sequences) -> list[list[float]]:
         ids, mask = self._left_padded([prompt + continuation for prompt, continuation in sequences])

@@ -190,6 +190,7 @@ class VllmEngine:
                 "operation": "complete",
                 "prompts": [list(prompt.ids) for prompt in prompts],
                 "max_new_tokens": [prompt.max_new_tokens for prompt in prompts],
+                "candidates": [list(prompt.candidates) for prompt in prompts],
                 "eos_ids": list(self._settings.eos_ids),
                 "log_probabilities": log_probabilities,
             }

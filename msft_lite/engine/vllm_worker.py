@@ -188,7 +188,7 @@ class _Engine:
             raise RuntimeError("the prefix cache could not be reset: requests are still running")
 
     def _complete(self, control: dict[str, Any]) -> dict[str, object]:
-        prompts: list[list[int]] = control["prompts"]
+        prompts, candidates = control["prompts"], control["candidates"]
         self._check_ids(prompts)
         started = time.monotonic()
         try:
@@ -203,19 +203,26 @@ class _Engine:
             raise
         chosen = [output.outputs[0] for output in outputs]
         answer: dict[str, object] = {
-            "ids": [list(one.token_ids) for one in chosen],
+            "ids": [
+                [] if weighed else list(one.token_ids)
+                for one, weighed in zip(chosen, candidates, strict=True)
+            ],
             "cached_tokens": [output.num_cached_tokens or 0 for output in outputs],
             "seconds": time.monotonic() - started,
         }
-        if control["log_probabilities"]:
-            answer["log_probabilities"] = [_log_probabilities(one) for one in chosen]
+        if control["log_probabilities"] or any(candidates):
+            answer["log_probabilities"] = [
+                _log_probabilities(one, weighed)
+                for one, weighed in zip(chosen, candidates, strict=True)
+            ]
         return answer
 
     def _sampling(self, control: dict[str, Any]) -> list[Any]:
         """One greedy `SamplingParams` per prompt, that stops at the trainer's end tokens alone.
 
         ``ignore_eos`` turns off what vLLM would take from the model's and the generation
-        configuration; a stop token is part of the returned ids.
+        configuration; a stop token is part of the returned ids. Candidates are weighed at the one
+        token that is then generated: this takes the prefix cache, which prompt_logprobs does not.
         """
         from vllm import SamplingParams
 
@@ -228,9 +235,10 @@ class _Engine:
                 ignore_eos=True,
                 stop_token_ids=stops,
                 logprobs=0 if control["log_probabilities"] else None,
+                logprob_token_ids=weighed or None,
                 detokenize=False,
             )
-            for count in control["max_new_tokens"]
+            for count, weighed in zip(control["max_new_tokens"], control["candidates"], strict=True)
         ]
 
     def _check_ids(self, prompts: list[list[int]]) -> None:
@@ -248,7 +256,12 @@ class _Engine:
         self._forget_prefixes()
 
 
-def _log_probabilities(completion: Any) -> list[float]:
+def _log_probabilities(completion: Any, candidates: list[int]) -> list[float]:
+    """Returns those of the candidates, or where there are none those of the generated tokens."""
+    if completion.logprobs is None:
+        return []
+    if candidates:
+        return [completion.logprobs[0][token].logprob for token in candidates]
     pairs = zip(completion.token_ids, completion.logprobs, strict=True)
     return [step[token].logprob for token, step in pairs]
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from msft_lite.engine import wire
-from msft_lite.errors import EngineError
+from msft_lite.errors import EngineError, EngineLostError
 
 LOG_LINES = 15
 LOG_TAIL_BYTES = 1 << 16
@@ -37,6 +37,7 @@ _NOISE = re.compile(
     r"\s*$|.*it/s\]|.*\d%\||Traceback |During handling|The above exc"
     r"|\s+File \"|\s{4,}|\s*[\^~]+\s*$|.*LD_PRELOAD|Triton is installed, but"
 )
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|memory ran out|MemoryError")
 # What a log says, and what its reader can do; the first that matches counts.
 _ADVICE = (
     (
@@ -49,7 +50,7 @@ _ADVICE = (
         "free memory of the GPU, or lower engine.gpu_memory_utilization",
     ),
     (
-        re.compile("out of memory|can't allocate memory|memory ran out|MemoryError"),
+        _OUT_OF_MEMORY,
         "lower engine.max_num_seqs, engine.kv_cache_bytes or train.per_device_train_batch_size",
     ),
     (
@@ -119,7 +120,8 @@ class WorkerProcess:
         """Sends a request and returns its answer.
 
         Raises:
-            EngineError: the process is dead, hangs, breaks off, or answers with an error.
+            EngineLostError: the process is dead, hangs, breaks off, or is out of memory.
+            EngineError: it answers with another error.
         """
         deadline = time.monotonic() + timeout_seconds
         self.tell(request, tensors, timeout_seconds=timeout_seconds)
@@ -145,7 +147,8 @@ class WorkerProcess:
             limit_seconds: what the user allowed, for messages: less may be left of it.
 
         Raises:
-            EngineError: the process is dead, hangs, breaks off, or answers with an error.
+            EngineLostError: the process is dead, hangs, breaks off, or is out of memory.
+            EngineError: it answers with another error.
         """
         if not self._end.alive:
             raise EngineError("the evaluation engine is closed")
@@ -154,9 +157,8 @@ class WorkerProcess:
             remaining = max(0.001, deadline - time.monotonic())
             answer, _ = wire.receive(self._connection, timeout_seconds=remaining)
         if "error" in answer:
-            raise EngineError(
-                self.message(f"the evaluation engine failed at {what}", answer["error"])
-            )
+            error = EngineLostError if _OUT_OF_MEMORY.search(str(answer["error"])) else EngineError
+            raise error(self.message(f"the evaluation engine failed at {what}", answer["error"]))
         return answer
 
     def close(self) -> None:
@@ -187,11 +189,11 @@ class WorkerProcess:
         except TimeoutError:
             self._end()
             why = f"no answer to {what} within {limit_seconds:g} seconds, so it was ended"
-            raise EngineError(self.message("the evaluation engine hangs", why)) from None
+            raise EngineLostError(self.message("the evaluation engine hangs", why)) from None
         except (wire.ConnectionEndedError, wire.MessageError, OSError) as error:
             ending = self._ending(error)
             self._end()
-            raise EngineError(
+            raise EngineLostError(
                 self.message(f"the evaluation engine died at {what}", ending)
             ) from None
         except BaseException:

@@ -185,10 +185,14 @@ class EvalTable(Table):
     """Score while training goes on, or all at once at the end of each stage. Same scores."""
     marks_per_epoch: Positive = 4
     """Times an epoch is scored, at equal distances."""
+    dropped_every: Positive = 1
+    """Tasks that left the mixture are scored at every so many marks, and at a stage's ends."""
     steer_on: Literal["control", "report"] = "control"
     """report: steer by the reported rows, as the paper does; its scores are then too good."""
     metric: MetricSource = "accuracy"
     """accuracy, f1, loss, or a function of one's own: package.module:name or file.py:name."""
+    score: Literal["generate", "logprob"] = "generate"
+    """generate: grade what is written; logprob: the likeliest letter of a question's choices."""
     num_fewshot: Count | None = None
     """Solved rows put before each question; left out: 5 for a preset, 0 for own rows."""
     fewshot_source: Literal["fixed", "train"] = "fixed"
@@ -221,7 +225,7 @@ class EngineTable(Table):
     start_timeout_seconds: Seconds = 900.0
     """Longest wait for vllm to start."""
     call_timeout_seconds: Seconds = 1800.0
-    """Longest wait for vllm to answer one request."""
+    """Longest wait for vllm to answer one request; one new engine is then tried, as if it died."""
 
 
 class DataTable(Table):
@@ -291,6 +295,8 @@ class TaskTable(Table):
     """Regular expression of grade = "regex": its first group, or all of its match, counts."""
     metric: MetricSource | None = None
     """In place of eval.metric."""
+    score: Literal["generate", "logprob"] | None = None
+    """In place of eval.score."""
     max_new_tokens: Positive | None = None
     """In place of eval.max_new_tokens."""
     num_fewshot: Count | None = None

@@ -20,6 +20,7 @@ def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     yield from _batches(recipe)
     yield from _presets(recipe)
     yield from _metrics(recipe)
+    yield from _scores(recipe)
     yield from _control_rows(recipe)
     yield from _shots(recipe)
 
@@ -101,6 +102,25 @@ def _metrics(recipe: Recipe) -> Iterator[Conflict]:
                     f'"loss" is the metric of all tasks or of none: {other.name!r} has '
                     f"{_metric(recipe, other)!r}",
                 )
+
+
+def _scores(recipe: Recipe) -> Iterator[Conflict]:
+    scores = [task.score or recipe.eval.score for task in recipe.tasks]
+    if all(_metric(recipe, task) == "loss" for task in recipe.tasks):
+        if recipe.eval.score == "logprob":
+            yield "eval.score", 'has no effect with the metric "loss"; take it out'
+        yield from (
+            (f"tasks.{index}.score", 'has no effect with the metric "loss"; take it out')
+            for index, task in enumerate(recipe.tasks)
+            if task.score is not None
+        )
+        return
+    why = 'has no effect with score = "logprob", which writes nothing; take it out'
+    for index, task in enumerate(recipe.tasks):
+        if scores[index] == "logprob" and task.max_new_tokens is not None:
+            yield f"tasks.{index}.max_new_tokens", why
+    if set(scores) == {"logprob"} and recipe.eval.max_new_tokens is not None:
+        yield "eval.max_new_tokens", why
 
 
 def _control_rows(recipe: Recipe) -> Iterator[Conflict]:

@@ -259,7 +259,7 @@ def _task_row(story: Story, task: str, now: Mark | None, moment: Moment) -> tupl
     cells = (
         visible(task),
         "-" if loss is None else f"{loss:.3f}",
-        "-" if now is None else scale.text(float(now.scores[task].value)),
+        "-" if now is None or task not in now.scores else scale.text(float(now.scores[task].value)),
         "-" if peak is None else scale.text(float(peak.scores[task].value)),
         short_place(peak),
         standing_text(standing),
@@ -268,12 +268,11 @@ def _task_row(story: Story, task: str, now: Mark | None, moment: Moment) -> tupl
 
 
 def _mean_row(story: Story, now: Mark | None) -> tuple[Text, ...]:
-    best = max(story.marks, key=lambda mark: mark.mean, default=None)
-    scale = scale_of(story.setting.steering_metrics().values())
+    best, scale = story.best_mean, scale_of(story.setting.steering_metrics().values())
     cells = (
         "mean",
         "",
-        "-" if now is None else scale.text(float(now.mean)),
+        "-" if now is None or not now.is_whole else scale.text(float(now.mean)),
         "-" if best is None else scale.text(float(best.mean)),
         short_place(best),
         "",

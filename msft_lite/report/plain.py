@@ -117,14 +117,14 @@ def mark_line(story: Story, rollout: RolloutStory, mark: Mark) -> str:
         f"{task} {scale_of([metrics[task]]).text(float(score.value))}"
         for task, score in mark.scores.items()
     )
+    mean = f"mean {whole.text(float(mark.mean))} {whole.unit} " if mark.is_whole else ""
     losses = ", ".join(f"{task} {loss:.3f}" for task, loss in mark.train_loss.items())
     seconds = ", ".join(
         f"{kind} {duration(value)}" for kind, value in mark.seconds.items() if value
     )
     parts = [
         f"roll-out {mark.n}, mark {mark.k} of {len(rollout.steps)} (epoch "
-        f"{float(mark.path.epochs):g}): mean {whole.text(float(mark.mean))} {whole.unit} "
-        f"({scores})",
+        f"{float(mark.path.epochs):g}): {mean}({scores})",
         f"loss {losses}" if losses else "",
         f"time {seconds}" if seconds else "",
     ]

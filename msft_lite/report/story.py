@@ -27,8 +27,10 @@ class Setting:
     """What the start row says about the run.
 
     Attributes:
+        dropped_every: at every how many marks of a request tasks outside its mixture were scored.
         signal: ``loss`` where the loss on those rows chose, ``metric`` otherwise.
         metrics: name of each task's metric.
+        scores: how each task is answered, ``generate`` or ``logprob``.
         domains: what each task belongs to; of tasks of one's own it is empty.
         steer_on: the split that peaks, drops and the returned point were chosen on; where it is
             ``report`` the reported scores are of the rows that chose them.
@@ -40,9 +42,11 @@ class Setting:
     method: str
     seed: int
     marks_per_epoch: int
+    dropped_every: int
     steer_on: str
     signal: str
     metrics: Mapping[str, str]
+    scores: Mapping[str, str]
     domains: Mapping[str, str]
     rates: Rates | None
     model_bytes: int
@@ -73,7 +77,8 @@ class Mark:
         row: roll-out and mark that the ledger knows it by.
         path: training that the weights have seen, from the base along roll-backs.
         spent: training that the run had done by then, rolled-back stretches included.
-        scores: score of every task, dropped ones too, on the rows that steer.
+        scores: score of every task that was scored there, on the rows that steer.
+        is_whole: whether that was every task, so that there is a mean.
         train_loss: mean loss per answer token since the mark before, of active tasks.
         spending: since the mark before.
         disk_bytes: snapshots and crash copy on the disk when it had been scored.
@@ -88,6 +93,7 @@ class Mark:
     path: Position
     spent: Position
     scores: Mapping[str, Score]
+    is_whole: bool
     train_loss: Mapping[str, float]
     spending: Spending
     disk_bytes: int
@@ -100,7 +106,7 @@ class Mark:
 
     @property
     def mean(self) -> Fraction:
-        """The mean score over all tasks, each counting alike."""
+        """The mean score over all tasks, each counting alike; of a mark that is whole."""
         return sum((s.value for s in self.scores.values()), Fraction(0)) / len(self.scores)
 
 
@@ -180,7 +186,8 @@ class RolloutStory:
 
     def peak(self, task: str) -> Mark:
         """Returns the earliest recorded mark with the best score of ``task``; mark 0 competes."""
-        return max(self.marks, key=lambda mark: mark.scores[task].value)
+        scored = (mark for mark in self.marks if task in mark.scores)
+        return max(scored, key=lambda mark: mark.scores[task].value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +282,18 @@ class Story:
         if self.finish is not None:
             place = (self.finish.n, self.finish.k)
             return next(mark for mark in self.marks if mark.row == place)
-        return max(self.marks, key=lambda mark: mark.mean, default=None)
+        return self.best_mean
+
+    @property
+    def best_mean(self) -> Mark | None:
+        """The earliest mark with the best mean."""
+        whole = (mark for mark in self.marks if mark.is_whole)
+        return max(whole, key=lambda mark: mark.mean, default=None)
 
     def peak(self, task: str) -> Mark | None:
         """Returns the earliest mark of the run with the best score of ``task``."""
-        return max(self.marks, key=lambda mark: mark.scores[task].value, default=None)
+        scored = (mark for mark in self.marks if task in mark.scores)
+        return max(scored, key=lambda mark: mark.scores[task].value, default=None)
 
     def mark_of(self, snapshot: str) -> Mark | None:
         """Returns where ``snapshot`` was scored first."""

@@ -120,7 +120,7 @@ def _mark(mark: Mark, *, is_kept: bool) -> dict[str, object]:
         **_place_of(mark),
         "kept": is_kept,
         "scores": {task: [sum(score.rows), score.total] for task, score in mark.scores.items()},
-        "mean": round(float(mark.mean), 6),
+        "mean": round(float(mark.mean), 6) if mark.is_whole else None,
         "train_loss": dict(mark.train_loss),
     }
 

@@ -96,6 +96,7 @@ def report_grid(story: Story) -> Grid:
             "In brackets 95 % intervals: Wilson for an accuracy, a paired bootstrap over rows "
             "(2,000 resamples) for a difference.",
             *_scale_notes(metrics.values()),
+            *_letters(story),
             _steering(story),
         ),
         has_total=True,
@@ -136,6 +137,15 @@ def _scale_notes(metrics: Iterable[str]) -> list[str]:
     return sorted(notes)
 
 
+def _letters(story: Story) -> list[str]:
+    """Returns which tasks are scored by the likeliest letter, if there are any."""
+    tasks = [task for task, score in story.setting.scores.items() if score == "logprob"]
+    if not tasks:
+        return []
+    which = "All tasks" if len(tasks) == len(story.names) else ", ".join(tasks)
+    return [f"Scored by the likeliest letter of the choices, nothing written: {which}."]
+
+
 def _interval(score: Score, scale: Scale) -> str:
     return scale.interval(estimate_of(score))
 
@@ -158,6 +168,7 @@ def control_grid(story: Story) -> Grid:
         "r2 m5 is mark 5 of roll-out 2; the peak is the mark that a task was dropped for.",
     ]
     notes += _scale_notes(story.setting.steering_metrics().values())
+    notes += [] if story.setting.signal == "loss" else _letters(story)
     if story.finish is None:
         notes.append("The run is not finished.")
     unit, best = _steering_scale(story).unit, story.best
@@ -201,8 +212,7 @@ def _at(mark: Mark | None, task: str, scale: Scale) -> str:
 
 
 def _control_mean(story: Story, best: Mark | None) -> tuple[str, ...]:
-    best_mean = max(story.marks, key=lambda mark: mark.mean, default=None)
-    scale = _steering_scale(story)
+    best_mean, scale = story.best_mean, _steering_scale(story)
     return (
         MEAN,
         f"{sum(_steering_rows(story, task) for task in story.tasks):,}",
@@ -231,7 +241,7 @@ def rollout_grid(story: Story) -> Grid:
 
 
 def _rollout_row(story: Story, rollout: RolloutStory) -> tuple[str, ...]:
-    best_mean = max((mark.mean for mark in rollout.marks), default=None)
+    best_mean = max((mark.mean for mark in rollout.marks if mark.is_whole), default=None)
     return (
         str(rollout.n),
         short_place(story.mark_of(rollout.start)) if rollout.start != ROOT else "base",

@@ -27,8 +27,8 @@ from msft_lite.report.story import (
 
 FORMAT = 1  # of the ledger rows; see docs/format.md
 _OWN_FIELDS = {
-    "kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "steer_on", "signal",
-    "metric", "domain", "flops", "model_bytes",
+    "kind", "format", "method", "seed", "tasks", "rows", "marks_per_epoch", "dropped_every",
+    "steer_on", "signal", "metric", "score", "domain", "flops", "model_bytes",
 }  # fmt: skip
 
 
@@ -88,16 +88,22 @@ def _start(fields: Fields) -> Story:
         method=fields.text("method"),
         seed=fields.whole("seed"),
         marks_per_epoch=fields.whole("marks_per_epoch"),
+        dropped_every=fields.whole("dropped_every") if "dropped_every" in fields.values else 1,
         steer_on=fields.text("steer_on") if "steer_on" in fields.values else "control",
         signal=fields.text("signal") if "signal" in fields.values else "metric",
         metrics=_of_tasks(fields, "metric", names, default="accuracy"),
+        scores=_of_tasks(fields, "score", names, default="generate"),
         domains=_of_tasks(fields, "domain", names, default=""),
         rates=rates_of(fields),
         model_bytes=count(fields, "model_bytes"),
         facts={key: value for key, value in fields.values.items() if key not in _OWN_FIELDS},
     )
-    if setting.marks_per_epoch == 0:
-        raise fields.damaged("marks_per_epoch is 0")
+    for key, value in (
+        ("marks_per_epoch", setting.marks_per_epoch),
+        ("dropped_every", setting.dropped_every),
+    ):
+        if value == 0:
+            raise fields.damaged(f"{key} is 0")
     return Story(setting, tuple(_task(name, rows.group(name)) for name in names))
 
 
@@ -217,6 +223,8 @@ def _mark(story: Story, fields: Fields) -> Story:
 def _scored(story: Story, rollout: RolloutStory, fields: Fields) -> RolloutStory:
     """Returns ``rollout`` with the mark of the row; what was pending belongs to it."""
     k, step = len(rollout.marks), rollout.progress.behind + fields.whole("step")
+    is_whole = _is_whole(story, rollout.progress)
+    tasks = story.names if is_whole else tuple(t for t in story.names if t in rollout.tasks)
     # The last interval of rows that are drawn independently may be a short one.
     passed = Fraction(step, rollout.steps[0]) if k and rollout.is_iid else Fraction(k)
     epochs = passed / story.setting.marks_per_epoch
@@ -227,7 +235,8 @@ def _scored(story: Story, rollout: RolloutStory, fields: Fields) -> RolloutStory
         snapshot=fields.text("snapshot"),
         path=rollout.path.after(step, epochs),
         spent=rollout.spent.after(step, epochs),
-        scores=fields.scores(story.names, "scores", "outcomes"),
+        scores=fields.scores(tasks, "scores", "outcomes"),
+        is_whole=is_whole or tasks == story.names,
         train_loss=fields.numbers("train_loss"),
         spending=rollout.pending,
         disk_bytes=count(fields, "disk_bytes"),
@@ -235,6 +244,12 @@ def _scored(story: Story, rollout: RolloutStory, fields: Fields) -> RolloutStory
         shared=fields.text("shared") if "shared" in fields.values else "",
     )
     return replace(rollout, marks=(*rollout.marks, mark), pending=NOTHING)
+
+
+def _is_whole(story: Story, progress: Progress) -> bool:
+    """Returns whether tasks outside the mixture are scored at the latest place of ``progress``."""
+    k = progress.recorded - 1
+    return k % story.setting.dropped_every == 0 or k == len(progress.marks)
 
 
 def _audit(story: Story, fields: Fields) -> Story:

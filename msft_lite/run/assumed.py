@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ from msft_lite.core import (
     Verdict,
     best_point,
     live_snapshots,
+    scored_tasks,
 )
 
 SCORED_ROWS = 4_000  # so fine that neighbours on an assumed curve differ up to 150 epochs
@@ -37,6 +39,7 @@ class Tally:
         probed_rows: rows of steps that are undone.
         read_rows: training rows whose loss the method asks for.
         evaluations: snapshots that are scored on the control rows.
+        scored: how many of them each task is scored at.
         snapshots_written: in all.
         snapshots_alive: most at a time.
         drops: tasks in the order they leave.
@@ -48,6 +51,7 @@ class Tally:
     probed_rows: int
     read_rows: int
     evaluations: int
+    scored: Mapping[str, int]
     snapshots_written: int
     snapshots_alive: int
     drops: tuple[str, ...]
@@ -56,16 +60,19 @@ class Tally:
 class AssumedWorld:
     """Answers roll-outs from assumed curves, and counts; records nothing, so recalls nothing."""
 
-    def __init__(self, clock: Clock, epochs: int, *, deferred: bool) -> None:
-        """Takes the tasks, the peak of the last of them and whether evaluation waits."""
+    def __init__(
+        self, clock: Clock, epochs: int, *, deferred: bool, dropped_every: int = 1
+    ) -> None:
+        """Takes the tasks, the peak of the last of them and when evaluation takes place."""
         self._clock = clock
         self._deferred = deferred
+        self._dropped_every = dropped_every
         self._peaks = dict(zip(clock.tasks, assumed_peaks(len(clock.tasks), epochs), strict=True))
         self._reach = 4 * epochs
         nothing = dict.fromkeys(clock.tasks, Fraction(0))
         self._seen = {ROOT: nothing}  # epochs of each task that lie behind a snapshot
         self._best: Point | None = None
-        self._scored: set[str] = set()
+        self._scored: set[tuple[str, str]] = set()  # snapshot and task
         self._drops: list[str] = []
         self._rows = dict.fromkeys(clock.tasks, 0)
         self._probed = self._read = 0
@@ -79,13 +86,13 @@ class AssumedWorld:
         self._stages += request.fresh
         self._rollouts += 1
         self._steps += request.marks[-1]
-        points = [self._point(0, request.start)]
+        points = [self._point(request, 0, request.start)]
         self._alive = frozenset({request.start, *self._best_of(points[0], request)})
         for mark in range(1, len(request.marks) + 1):
-            points.append(self._point(mark, self._train(request, mark)))
+            points.append(self._point(request, mark, self._train(request, mark)))
             if request.score:
                 self._save(points, request)
-        self._scored |= {point.snapshot for point in points if point.scores}
+        self._scored |= {(point.snapshot, task) for point in points for task in point.scores}
         return Trace(tuple(points), *self._audited(request))
 
     def _save(self, points: Sequence[Point], request: Rollout) -> None:
@@ -128,7 +135,8 @@ class AssumedWorld:
             rows=self._rows,
             probed_rows=self._probed,
             read_rows=self._read,
-            evaluations=len(self._scored),
+            evaluations=len({snapshot for snapshot, _ in self._scored}),
+            scored=Counter(task for _, task in self._scored),
             snapshots_written=self._written,
             snapshots_alive=self._most_alive,
             drops=tuple(self._drops),
@@ -163,11 +171,12 @@ class AssumedWorld:
         steps = self._clock.steps_per_mark(request.mixture)
         return [Fraction(b - a, steps) for a, b in pairwise((0, *request.marks))]
 
-    def _point(self, mark: int, snapshot: str) -> Point:
+    def _point(self, request: Rollout, mark: int, snapshot: str) -> Point:
         behind = self._seen[snapshot]
         if snapshot == LIVE:
             return Point(mark, LIVE, {})
-        return Point(mark, snapshot, {t: self._score(t, behind[t]) for t in self._clock.tasks})
+        tasks = scored_tasks(request, mark, self._clock.tasks, dropped_every=self._dropped_every)
+        return Point(mark, snapshot, {task: self._score(task, behind[task]) for task in tasks})
 
     def _score(self, task: str, epochs: Fraction) -> Score:
         away = abs(epochs - self._peaks[task]) / self._reach

@@ -24,7 +24,7 @@ from msft_lite.model.adapter import adapter_config
 from msft_lite.model.folder import local_folder
 from msft_lite.model.settings import ModelSettings
 from msft_lite.recipe import Recipe
-from msft_lite.run.evaluator import Answers, Evaluator, Losses, loss_rows
+from msft_lite.run.evaluator import Answers, Evaluator, Losses, loss_rows, prompt_of
 from msft_lite.run.workshop import Workshop
 
 NO_ENGINE = Choice("none", "engine: none, as every score is a loss, which the trainer computes")
@@ -35,9 +35,10 @@ PROBE_TOKENS = 96  # three blocks of the engine's prefix cache, so that a stale 
 def longest_answer(tasks: Sequence[Task]) -> int:
     """Returns the most tokens of a question and its answer together."""
     return max(
-        len(question.prompt) + task.max_new_tokens
+        len(prompt.ids) + prompt.max_new_tokens
         for task in tasks
         for question in (*task.control, *task.report)
+        for prompt in [prompt_of(task, question)]
     )
 
 

@@ -7,20 +7,20 @@ has none before its report is due, and a run that is reported in losses too neve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias
 
 from msft_lite.core import MILLION, Score
 from msft_lite.data.task import NO_TOKENS, Example, Question, Task, TokenCount
-from msft_lite.engine.base import EvalEngine, Prompt
+from msft_lite.engine.base import Completion, EvalEngine, Prompt
 from msft_lite.engine.canary import Canary
-from msft_lite.errors import DataError
+from msft_lite.errors import DataError, EngineLostError
 from msft_lite.model.weights import Weights
 
 Split: TypeAlias = Literal["control", "report"]
-Asked: TypeAlias = Sequence[tuple[Task, Sequence[Question]]]  # every task, with rows of one split
+Asked: TypeAlias = Sequence[tuple[Task, Sequence[Question]]]  # tasks, with rows of one split
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,10 @@ class Evaluation:
     """Scores per task, and what they cost.
 
     Attributes:
+        generated_tokens: a question whose options are weighed counts one.
         prompt_tokens: of the questions; what checks the engine is not counted.
+        swap_seconds: until the engine could answer; a new engine's start, where the first one was
+            lost, and what that one had done are included.
         cached_tokens: those of them that the engine's prefix cache served.
         generate_seconds: of answering the questions, or of computing their losses.
         read: tokens of the rows whose losses were computed.
@@ -97,20 +100,24 @@ class Evaluator:
         """
         return self._scorers[split].ready()
 
-    def evaluate(self, split: Split, weights: Weights, label: str) -> Evaluation:
+    def evaluate(
+        self, split: Split, weights: Weights, label: str, tasks: Collection[str]
+    ) -> Evaluation:
         """Returns the scores of ``weights``, which the trainer must hold too, on ``split``.
 
         Args:
             split: name of the split.
             weights: all trainable tensors.
             label: the snapshot's id, for messages.
+            tasks: names of those to score.
 
         Raises:
             EngineError: the engine failed, or does not hold the trainer's weights.
             TrainError: a loss is not finite, or memory ran out.
             DataError: a metric of the user's own failed.
         """
-        return self._scorers[split].score(weights, label, self._asked[split])
+        asked = [(task, rows) for task, rows in self._asked[split] if task.name in tasks]
+        return self._scorers[split].score(weights, label, asked)
 
     def close(self) -> None:
         """Ends what was started; may be called twice."""
@@ -139,11 +146,12 @@ class Answers:
         self._canary = canary
         self._decode = decode
         self._opened: EvalEngine | None = None
+        self._past_notices: tuple[str, ...] = ()  # of engines that were lost
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """The engine's."""
-        return () if self._opened is None else self._opened.notices
+        """The engine's, those of lost ones included."""
+        return self._past_notices + (() if self._opened is None else self._opened.notices)
 
     def ready(self) -> bool:
         """Starts the engine if it is not yet, and returns at once whether it is up.
@@ -156,24 +164,36 @@ class Answers:
     def score(self, weights: Weights, label: str, asked: Asked) -> Evaluation:
         """Returns what the answers under ``weights`` are worth.
 
+        An engine that is lost on the way is replaced, and everything asked again, once.
+
         Raises:
+            EngineLostError: the new engine was lost, too.
             EngineError: the engine failed, or does not hold the trainer's weights.
             DataError: a metric of the user's own failed.
         """
+        start = time.monotonic()
+        try:
+            return self._answered(weights, label, asked, start)
+        except EngineLostError as error:
+            self._replace_engine(label, error)
+            return self._answered(weights, label, asked, start)
+
+    def _answered(self, weights: Weights, label: str, asked: Asked, start: float) -> Evaluation:
         engine = self._engine()
-        prompts = [Prompt(q.prompt, task.max_new_tokens) for task, rows in asked for q in rows]
+        questions = [question for _, rows in asked for question in rows]
+        prompts = [prompt_of(task, question) for task, rows in asked for question in rows]
         with engine.awake():
-            start = time.monotonic()
             engine.swap(weights, label)
             self._canary.check(engine, label)
             swapped = time.monotonic()
             answers = engine.complete(prompts)
             generated = time.monotonic()
-        decoded = iter([self._decode(answer.ids) for answer in answers])
+        pairs = zip(questions, answers, strict=True)
+        decoded = iter([self._decode(_chosen(question, answer)) for question, answer in pairs])
         texts = {task.name: tuple(islice(decoded, len(rows))) for task, rows in asked}
         return Evaluation(
             {task.name: _worth(task, rows, texts[task.name]) for task, rows in asked},
-            generated_tokens=sum(len(answer.ids) for answer in answers),
+            generated_tokens=sum(len(answer.ids) or 1 for answer in answers),
             prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
             cached_tokens=sum(answer.cached_tokens for answer in answers),
             swap_seconds=swapped - start,
@@ -185,6 +205,13 @@ class Answers:
         """Ends the engine if it was started."""
         if self._opened is not None:
             self._opened.close()
+
+    def _replace_engine(self, label: str, error: EngineLostError) -> None:
+        what = str(error).splitlines()[0]
+        notice = f"while snapshot {label[:12]} was scored: {what}; a new engine starts over with it"
+        self._past_notices = (*self.notices, notice)
+        self.close()
+        self._opened = None
 
     def _engine(self) -> EvalEngine:
         if self._opened is None:
@@ -227,6 +254,24 @@ class Losses:
 
     def close(self) -> None:
         """Does nothing."""
+
+
+def prompt_of(task: Task, question: Question) -> Prompt:
+    """Returns what the engine is asked for ``question``."""
+    options = question.options
+    if options is None:
+        return Prompt(question.prompt, task.max_new_tokens)
+    return Prompt(question.prompt + options.shared, 1, options.letters)
+
+
+def _chosen(question: Question, answer: Completion) -> tuple[int, ...]:
+    """Returns what was written, or the likeliest option, the first of equals."""
+    options = question.options
+    if options is None:
+        return answer.ids
+    weighed = zip(answer.log_probabilities, options.letters, strict=True)
+    _, letter = max(weighed, key=lambda pair: pair[0])
+    return (*options.shared, letter)
 
 
 def loss_rows(questions: Sequence[Question]) -> list[Example]:

@@ -95,8 +95,9 @@ def _reported(
 ) -> Mapping[str, Evaluation]:
     """Returns what snapshots are worth on the report rows; those of marks if these steered."""
     if recipe.eval.steer_on == "report" and recipe.method.signal == "metric":
-        known = {point.snapshot: Evaluation(point.scores) for point in shop.ledger.seen}
-        return {name: known[snapshot] for name, snapshot in asked.items()}
+        known = {name: shop.ledger.scores_of(snapshot) for name, snapshot in asked.items()}
+        if all(len(scores) == len(shop.tasks) for scores in known.values()):
+            return {name: Evaluation(scores) for name, scores in known.items()}
     found: dict[str, Evaluation] = {}
     for snapshot in dict.fromkeys(asked.values()):
         found[snapshot] = roller.report(snapshot)
@@ -119,7 +120,8 @@ def _finish_row(
 
 
 def _place(shop: Workshop, snapshot: str) -> Row:
-    """Returns a snapshot and where it was scored first."""
+    """Returns a snapshot and where it was scored first, on as many tasks as it ever was."""
     rows = (row for row in shop.ledger.rows if row["kind"] == "mark")
-    place = next(row for row in rows if row["snapshot"] == snapshot)
+    found = (row for row in rows if row["snapshot"] == snapshot)
+    place = max(found, key=lambda row: len(row["scores"]))
     return {"snapshot": snapshot, "n": place["n"], "k": place["k"]}

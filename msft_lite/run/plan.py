@@ -90,7 +90,7 @@ def plan(recipe: Recipe) -> Plan:
     epochs = _horizon(recipe)
     tally = simulate(recipe, {task.name: task.train_rows for task in tasks}, epochs)
     evaluated = sum(
-        (tally.evaluations * task.control_rows + 2 * task.report_rows) * task.max_new_tokens
+        (tally.scored[task.name] * task.control_rows + 2 * task.report_rows) * task.max_new_tokens
         for task in tasks
     )
     crash_bytes = size.trainable_parameters * _moment_bytes(recipe) if size else 0
@@ -119,7 +119,12 @@ def simulate(recipe: Recipe, sizes: Mapping[str, int], epochs: int) -> Tally:
     """
     clock = Clock(sizes, recipe.train.batch_rows, recipe.eval.marks_per_epoch)
     options = recipe.method.model_dump(exclude={"name", "signal"})
-    world = AssumedWorld(clock, epochs, deferred=recipe.eval.at == "end")
+    world = AssumedWorld(
+        clock,
+        epochs,
+        deferred=recipe.eval.at == "end",
+        dropped_every=recipe.eval.dropped_every,
+    )
     drive(build_method(recipe.method.name, clock, options), world.execute, world)
     return world.tally()
 

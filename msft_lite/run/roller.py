@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from msft_lite.core import LIVE, ROOT, Clock, Rollout, RowId, Trace, best_point, live_snapshots
+from msft_lite.core import (
+    LIVE,
+    ROOT,
+    Clock,
+    Rollout,
+    RowId,
+    Trace,
+    best_point,
+    live_snapshots,
+    scored_tasks,
+)
 from msft_lite.data.sampler import Cursor, draw
 from msft_lite.data.task import Example, Task
 from msft_lite.errors import Interrupted, SnapshotError
@@ -51,12 +61,14 @@ class RollerSettings:
         crash_path: where the one crash copy lives.
         evaluate_at: ``mark`` evaluates every mark as soon as the engine is up, ``end`` all marks
             when the roll-out has been trained. The scores are the same.
+        dropped_every: at how many marks tasks outside the mixture are scored, see `scored_tasks`.
     """
 
     clock: Clock
     seed: int
     crash_path: Path
     evaluate_at: Literal["mark", "end"] = "mark"
+    dropped_every: int = 1
 
 
 def order_key(request: Rollout) -> str:
@@ -142,10 +154,7 @@ class Roller:
         """
         self._wait_for_engine("report")
         self._leave_if_asked()
-        self._hold(snapshot)
-        evaluation = self._evaluator.evaluate("report", self._store.load(snapshot), snapshot)
-        self._tell_notices()
-        return evaluation
+        return self._measured("report", snapshot, self._tasks)
 
     def _hold(self, snapshot: str) -> None:
         """Makes the trainer hold the weights of ``snapshot``, which the canary compares."""
@@ -318,9 +327,11 @@ class Roller:
         waited_seconds = self._wait_for_engine("control") if is_saved else 0.0
         for mark in position.pending:
             self._leave_if_asked()
-            self._ledger.append(self._mark_row(position.n, mark, waited_seconds))
+            asked = scored_tasks(
+                request, mark.k, self._tasks, dropped_every=self._settings.dropped_every
+            )
+            self._ledger.append(self._mark_row(position.n, mark, asked, waited_seconds))
             waited_seconds = 0.0
-            self._tell_notices()
         self._leave_if_asked()
         if position.latest.snapshot != LIVE:
             self._hold(position.latest.snapshot)
@@ -344,10 +355,13 @@ class Roller:
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return time.monotonic() - started
 
-    def _mark_row(self, n: int, mark: Mark, waited_seconds: float) -> Mapping[str, Any]:
-        if mark.snapshot == ROOT and not self._known(ROOT) and (base := self._lender.base()):
+    def _mark_row(
+        self, n: int, mark: Mark, asked: Sequence[str], waited_seconds: float
+    ) -> Mapping[str, Any]:
+        is_new = not self._ledger.scores_of(mark.snapshot)
+        if mark.snapshot == ROOT and is_new and (base := self._lender.base()):
             return {**base, "n": n}
-        evaluation = self._known(mark.snapshot) or self._measured(mark.snapshot)
+        evaluation = Evaluation({}) if mark.snapshot == LIVE else self._scored(mark.snapshot, asked)
         row = mark_row(n, mark, evaluation, waited_seconds=waited_seconds)
         crash_path = self._settings.crash_path
         crash_bytes = crash_path.stat().st_size if crash_path.exists() else 0
@@ -358,16 +372,24 @@ class Roller:
             "peak_bytes": self._trainer.peak_bytes(),
         }
 
-    def _known(self, snapshot: str) -> Evaluation | None:
-        """Returns the recorded scores of ``snapshot``: a stage starts where another had been."""
-        if snapshot == LIVE:
-            return Evaluation({})
-        scores = self._ledger.scores_of(snapshot)
-        return None if scores is None else Evaluation(scores)
+    def _scored(self, snapshot: str, asked: Sequence[str]) -> Evaluation:
+        """Returns the scores of ``snapshot``; only what is not recorded of them is measured.
 
-    def _measured(self, snapshot: str) -> Evaluation:
+        A stage starts where another had been, whose start or end may have had fewer tasks scored.
+        """
+        known = self._ledger.scores_of(snapshot)
+        missing = [task for task in asked if task not in known]
+        found = self._measured("control", snapshot, missing) if missing else Evaluation({})
+        scores = {**known, **found.scores}
+        return replace(found, scores={task: scores[task] for task in asked})
+
+    def _measured(self, split: Split, snapshot: str, tasks: Collection[str]) -> Evaluation:
         self._hold(snapshot)
-        return self._evaluator.evaluate("control", self._store.load(snapshot), snapshot)
+        try:
+            weights = self._store.load(snapshot)
+            return self._evaluator.evaluate(split, weights, snapshot, tasks)
+        finally:
+            self._tell_notices()
 
     def _retain(self, snapshots: Sequence[str]) -> None:
         best = [best_point(self._ledger.seen).snapshot] if self._ledger.seen else []

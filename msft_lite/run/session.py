@@ -163,5 +163,6 @@ def _roller(
         seed=recipe.seed,
         crash_path=shop.folder.crash_copy,
         evaluate_at=recipe.eval.at,
+        dropped_every=recipe.eval.dropped_every,
     )
     return Roller(parts, settings)

@@ -17,6 +17,7 @@ def _settings(recipe: Recipe, table: TaskTable) -> TaskSettings:
     shared = {
         "directory": data.dir,
         "metric": scoring.metric,
+        "score": scoring.score,
         "max_new_tokens": scoring.max_new_tokens,
         "num_fewshot": scoring.num_fewshot,
         "fewshot_source": scoring.fewshot_source,

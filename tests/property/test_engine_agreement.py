@@ -158,6 +158,35 @@ def test_full_weights_with_a_tied_head_agree_swap_after_swap(
     assert vllm.notices == ()
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["adapter", "full"])
+def test_candidates_weigh_the_same_beside_texts_that_are_written(
+    engines: tuple[VllmEngine, VllmEngine],
+    adapted: PeftModel,
+    dense: PreTrainedModel,
+    which: int,
+) -> None:
+    vllm, model = engines[which], (adapted, dense)[which]
+    torch_engine = reference(model)
+    mixed = [
+        Prompt(prompt.ids, 1, (66, 67, 68, 69)[: 2 + place % 3]) if place % 2 else prompt
+        for place, prompt in enumerate(prompts())
+    ]
+    for seed in (3, 4):
+        for engine in (vllm, torch_engine):
+            engine.swap(noisy(capture(model), seed, 0.05), f"s{seed}")
+        found, wanted = vllm.complete(mixed), torch_engine.complete(mixed)
+        assert [len(one.log_probabilities) for one in found[1::2]] == [3, 2, 4] * 4
+        assert_same(found, wanted)
+        likeliest = [max(range(len(v)), key=v.__getitem__) for v in weighed(found)]
+        assert likeliest == [max(range(len(v)), key=v.__getitem__) for v in weighed(wanted)]
+        assert len(set(likeliest)) > 1
+    assert max(one.cached_tokens for one in found[1:12:2]) == 96
+
+
+def weighed(found: Sequence[Completion]) -> list[tuple[float, ...]]:
+    return [one.log_probabilities for one in found if not one.ids]
+
+
 def test_full_weights_that_did_not_arrive_are_seen_where_the_canary_is_blind(
     engines: tuple[VllmEngine, VllmEngine],
     dense: PreTrainedModel,

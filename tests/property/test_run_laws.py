@@ -39,8 +39,6 @@ TUNINGS = {
     "lora": ("model.lora_dropout=0.1",),
     "full": ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3"),
 }
-
-
 # Of every other method the shortest run in which all that it asks for comes up.
 METHODS = {
     "sft": ("method.epochs=1",),
@@ -244,6 +242,28 @@ def test_law_4_evaluating_at_each_mark_or_at_the_end(
     assert results(recipe.output_dir) == results(whole[tuning])
 
 
+def test_tasks_that_left_are_scored_now_and_then(tmp_path: Path) -> None:
+    whole = short(tmp_path / "whole", "method.start_counts=false")
+    every = results(run(whole, mode="new", watch=Silent()))
+    changes = ("method.start_counts=false", "eval.dropped_every=4")
+    rows = results(run(short(tmp_path / "some", *changes), mode="new", watch=Silent()))
+    active, completed = list[str](), 0
+    for row, other in zip(rows, every, strict=True):
+        active = row["tasks"] if row["kind"] == "rollout" else active
+        if row["kind"] in ("rollout", "drop"):
+            assert row == other
+        if row["kind"] == "mark":
+            tasks = rows[0]["tasks"] if row["k"] in (0, 4) else active
+            assert row["outcomes"] == {task: other["outcomes"][task] for task in tasks}
+            completed += row["n"] > 1 and row["k"] == 0 < row["prompt_tokens"]
+    assert completed  # a stage began where dropped tasks had not been scored
+    recipe = short(tmp_path / "killed", *changes, "eval.at=end")
+    for mode, killed_at in (("new", 9), ("resume", len(rows) - 3)):
+        with pytest.raises(Killed):
+            run(recipe, mode=mode, watch=Silent(killed_at=killed_at))
+    assert results(run(recipe, mode="resume", watch=Silent())) == rows
+
+
 def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
     watch = Silent()
     before = (whole["lora"] / "ledger.jsonl").read_bytes()
@@ -360,10 +380,9 @@ def test_law_6_an_evaluation_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_other_bits_than_the_recorded_ones_are_refused(tmp_path: Path) -> None:
-    recipe = short(tmp_path / "run", *TUNINGS["lora"])
+    recipe, path = short(tmp_path / "run", *TUNINGS["lora"]), tmp_path / "run/ledger.jsonl"
     with pytest.raises(Killed):
         run(recipe, mode="new", watch=Silent(killed_at=5))
-    path = RunFolder(recipe.output_dir).ledger
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     (first,) = [row for row in rows if row["kind"] == "mark" and row["k"] == 1]
     first["snapshot"] = "0" * 64

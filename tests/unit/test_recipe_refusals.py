@@ -62,6 +62,7 @@ REFUSED = {
     "snapshots.delta=1": "true or false is needed",
     "snapshots.deltas=true": "did you mean 'delta'?",
     "train.loraplus_lr_ratio=0.5": "must be at least 1",
+    "eval.score=letters": "'generate', 'logprob'",
     "train.optimizer_in_backward=true": "there are 8: set gradient_accumulation_steps = 1",
     "model.gradient_checkpointing=0": "needed is true, false, or a whole number k from 1 on",
     "model.gradient_checkpointing=-2": "needed is true, false, or a whole number k from 1 on",

@@ -95,6 +95,7 @@ LOSS = "tasks.own.metric=loss"
 LOSS_ALONE = '"loss" is the metric of all tasks or of none'
 NOT_STEERING = 'has no effect with eval.steer_on = "report"; take it out'
 NOT_ASKED = 'has no effect with the metric "loss"; take it out'
+NOT_WRITTEN = 'has no effect with score = "logprob", which writes nothing; take it out'
 # Changes to a recipe with a preset and own rows; the key at fault, and what the refusal says.
 CONFLICTS = {
     (LOSS,): ("tasks.own.metric", f"{LOSS_ALONE}: 'gsm8k' has 'accuracy'"),
@@ -104,6 +105,13 @@ CONFLICTS = {
     ),
     ("eval.metric=loss", "eval.num_fewshot=5"): ("eval.num_fewshot", NOT_ASKED),
     ("eval.metric=loss", "tasks.own.grade=exact"): ("tasks.own.grade", NOT_ASKED),
+    ("eval.metric=loss", "eval.score=logprob"): ("eval.score", NOT_ASKED),
+    ("eval.metric=loss", "tasks.own.score=generate"): ("tasks.own.score", NOT_ASKED),
+    ("eval.score=logprob", "tasks.own.max_new_tokens=4"): (
+        "tasks.own.max_new_tokens",
+        NOT_WRITTEN,
+    ),
+    ("eval.score=logprob", "eval.max_new_tokens=4"): ("eval.max_new_tokens", NOT_WRITTEN),
     ("eval.metric=loss", "eval.fewshot_source=train"): (
         "eval.fewshot_source",
         "no task shows solved rows",
@@ -148,6 +156,8 @@ def test_refusals_of_keys_that_do_not_go_together(
         (LOSS, "tasks.gsm8k.metric=loss"),
         ("eval.metric=loss", "tasks.own.metric=f1", "tasks.gsm8k.metric=m.py:score"),
         ("eval.metric=f1", "tasks.own.metric=m.py:score"),
+        ("eval.score=logprob", "tasks.own.score=generate", "eval.max_new_tokens=4"),
+        ("tasks.own.score=logprob", "tasks.gsm8k.max_new_tokens=4"),
         ("eval.fewshot_source=train",),
         ("eval.fewshot_source=train", "eval.num_fewshot=0", "tasks.own.num_fewshot=1"),
         ("eval.steer_on=report", "data.report_samples=200"),

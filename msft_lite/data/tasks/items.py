@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msft_lite.data.rows import Record, Row
 from msft_lite.data.tasks.columns import choices_of, optional_text, text, value_of
 from msft_lite.data.tasks.preset import Item, Preset
+from msft_lite.data.tasks.text import letter_options
 from msft_lite.errors import DataError
 
 SUBJECT = "subject"  # the one column that rows of presets can be divided by
@@ -58,7 +59,8 @@ def preset_row(preset: Preset, record: Record, *, local: bool, group_by: str | N
         raise DataError(
             f"{record.where}: split_by: this row of preset {preset.name!r} has no {SUBJECT}"
         )
-    return Row(record.where, prompt, answer, group=item.subject if group_by else "")
+    group = item.subject if group_by else ""
+    return Row(record.where, prompt, answer, group=group, options=letter_options(item, answer))
 
 
 def shot_rows(preset: Preset) -> tuple[Row, ...]:

@@ -29,6 +29,15 @@ def choice_text(item: Item) -> tuple[str, str]:
     return _asked(item, f"\noptions: {options}"), _answered(item)
 
 
+def letter_options(item: Item, answer: str) -> tuple[str, ...]:
+    """Returns the marked letter of every choice if ``answer`` is one of them, else nothing.
+
+    An answer that reasons first, or that is a choice's text, is none of them.
+    """
+    options = tuple(f"{MARK}{letter(index)}" for index in range(len(item.choices)))
+    return options if answer in options else ()
+
+
 def free_text(item: Item) -> tuple[str, str]:
     """Returns question and answer of an item that is answered in words or with a number.
 

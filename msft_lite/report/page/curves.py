@@ -55,8 +55,9 @@ def score_panels(scene: Scene) -> tuple[Panel, ...]:
 
 
 def mean_curve(scene: Scene) -> Curve:
-    """Returns the mean score over all tasks."""
-    values = {(mark.n, mark.k): mean_estimate(mark.scores) for mark in scene.marks}
+    """Returns the mean score over all tasks, where all were scored."""
+    whole = (mark for mark in scene.marks if mark.is_whole)
+    values = {(mark.n, mark.k): mean_estimate(mark.scores) for mark in whole}
     scale = scale_of(scene.story.setting.steering_metrics().values())
     return Curve(values, scale, lambda _rollout: True)
 
@@ -70,7 +71,11 @@ def _mean_panel(scene: Scene) -> Panel:
 def task_curve(scene: Scene, task: str) -> Curve:
     """Returns the score of a task."""
     return Curve(
-        {(mark.n, mark.k): estimate_of(mark.scores[task]) for mark in scene.marks},
+        {
+            (mark.n, mark.k): estimate_of(mark.scores[task])
+            for mark in scene.marks
+            if task in mark.scores
+        },
         scale_of([scene.story.setting.steering_metrics()[task]]),
         lambda rollout: task in rollout.tasks,
     )

@@ -163,8 +163,8 @@ def _lines(label: str, story: Story, fork: Bifurcation) -> list[Line]:
     found.append(Line(label, "", "mean_shift_epochs", fork.mean_shift))
     for name, branch in (("with", fork.kept), ("without", fork.left_out)):
         for mark in branch.marks:
-            for task in story.names:
-                score = estimate_of(mark.scores[task])
+            for task, graded in mark.scores.items():
+                score = estimate_of(graded)
                 found.append(
                     Line(label, task, f"score_{name}", score.value, epochs_of(mark), score.low,
                          score.high)

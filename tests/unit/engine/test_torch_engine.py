@@ -80,6 +80,41 @@ def test_a_text_stops_at_the_first_end_token_and_includes_it(model: PreTrainedMo
     assert any(len(one.ids) < len(other.ids) for one, other in zip(stopped, whole, strict=True))
 
 
+def test_rows_that_have_ended_leave_the_batch(model: PreTrainedModel) -> None:
+    lengths = [30, 2, 9, 2, 30, 5, 2, 2]
+    asked = [Prompt(prompt.ids, count) for prompt, count in zip(prompts(8), lengths, strict=True)]
+    computed: list[int] = []
+    forward = model.forward
+    model.forward = lambda *a, **k: (computed.append(len(k["input_ids"])), forward(*a, **k))[1]
+    together = engine_of(model, 8).complete(asked, log_probabilities=True)
+    # Half leave after 2 tokens; the next leaves after 5, but only after 9 are half of 4 left.
+    assert computed == [8] * 2 + [4] * 7 + [2] * 21
+    for one, prompt in zip(together, asked, strict=True):
+        (alone,) = engine_of(model).complete([prompt], log_probabilities=True)
+        assert one.ids == alone.ids
+        # Sums over another number of rows round differently; 2e-5 measured with 10M parameters.
+        assert one.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)
+
+
+def test_candidates_are_weighed_beside_texts_that_are_written(model: PreTrainedModel) -> None:
+    engine = engine_of(model)
+    asked = prompts()
+    mixed = [
+        Prompt(prompt.ids, 1, (5, 9, 60)) if place % 3 else prompt
+        for place, prompt in enumerate(asked)
+    ]
+    found, written = engine.complete(mixed), engine.complete(asked)
+    for place, prompt in enumerate(mixed):
+        if not prompt.candidates:
+            assert found[place] == written[place]
+            continue
+        pairs = [(prompt.ids, (token,)) for token in prompt.candidates]
+        wanted = [value for (value,) in engine.log_probabilities(pairs)]
+        assert found[place].ids == ()
+        # The same sums over batches of other widths.
+        assert found[place].log_probabilities == pytest.approx(wanted, abs=1e-4)
+
+
 def test_log_probabilities_of_decoding_and_of_one_forward_pass_agree(
     model: PreTrainedModel,
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from msft_lite.engine import wire
 from msft_lite.engine.worker_process import WorkerProcess, telling_lines
-from msft_lite.errors import EngineError
+from msft_lite.errors import EngineError, EngineLostError
 
 Start = Callable[[str], WorkerProcess]
 PREAMBLE = f"""
@@ -100,9 +100,25 @@ def test_a_hang_is_cut_off_and_killed(start: Start) -> None:
     process.tell({"operation": "echo"}, timeout_seconds=1)
     answer(process, "echo")
     os.kill(process.process_id, 19)  # SIGSTOP
-    with pytest.raises(EngineError, match=r"hangs: no answer to echo within 0\.3 seconds"):
+    with pytest.raises(EngineLostError, match=r"hangs: no answer to echo within 0\.3 seconds"):
         process.ask({"operation": "echo"}, timeout_seconds=0.3)
     assert gone(process.process_id)
+
+
+def test_what_a_new_engine_may_do_better_is_told_from_what_it_may_not(start: Start) -> None:
+    asleep = start("wire.receive(connection); time.sleep(1000)")
+    with pytest.raises(EngineLostError, match=r"no answer to complete within 0\.3 seconds"):
+        asleep.ask({"operation": "complete"}, timeout_seconds=0.3)
+    dead = start("wire.receive(connection); os._exit(1)")
+    with pytest.raises(EngineLostError, match="died at complete: it left with exit code 1"):
+        dead.ask({"operation": "complete"}, timeout_seconds=30)
+    full = start("wire.send(connection, {'error': 'OutOfMemoryError: CUDA out of memory.'})")
+    with pytest.raises(EngineLostError, match="failed at complete: OutOfMemoryError"):
+        answer(full, "complete")
+    wrong = start("wire.send(connection, {'error': 'ValueError: prompt 0 holds a token'})")
+    with pytest.raises(EngineError, match="failed at complete: ValueError") as caught:
+        answer(wrong, "complete")
+    assert not isinstance(caught.value, EngineLostError)
 
 
 def test_a_deadline_that_has_passed_names_the_limit(start: Start) -> None:

