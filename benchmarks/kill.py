@@ -301,7 +301,9 @@ def differences(whole: Path, killed: Path) -> list[str]:
         if tensors_in(whole / folder) != tensors_in(killed / folder):
             found.append(f"the tensors in {folder}/ differ")
     leftovers = [str(path.relative_to(killed)) for path in killed.rglob("*.partial")]
-    leftovers += [name for name in ("best.tmp", "best.old") if (killed / name).exists()]
+    leftovers += [
+        name for name in ("best.tmp", "best.old", "crash.safetensors") if (killed / name).exists()
+    ]
     return [*found, *(f"left over: {name}" for name in leftovers)]
 
 

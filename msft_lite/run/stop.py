@@ -1,4 +1,4 @@
-"""Ends a run at a safe point on Ctrl-C or a termination signal."""
+"""Ends a run at a safe point on Ctrl-C, a termination signal or a terminal that is closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STREAMS = (1, 2)
 NOTICE = (
     b"\nstopping at the next mark, where everything is saved; once more to stop at once "
     b"(the work since the last mark is then repeated)\n"
@@ -25,11 +26,14 @@ class StopFlag:
         """Takes no signal yet."""
         self.requested = False
         self._before: dict[signal.Signals, object] = {}
+        self._terminals: tuple[int, ...] = ()
 
     def __enter__(self) -> StopFlag:
-        """Takes over the signals."""
+        """Takes over the signals; one that is ignored stays so, as `nohup` wants it."""
+        self._terminals = tuple(number for number in STREAMS if os.isatty(number))
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._receive)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -43,9 +47,18 @@ class StopFlag:
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._leave_terminal()
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
         # Not by print: the signal may have come in the middle of one, which cannot be entered
         # twice.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
+
+    def _leave_terminal(self) -> None:
+        """Sends to nowhere what would be printed on a terminal that is gone, and fail."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
 import shlex
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +24,7 @@ Workers = Callable[[int], set[int]]
 WaitUntil = Callable[[Callable[[], bool], subprocess.Popen[str]], None]
 INTERRUPTED = 130
 GONE_SECONDS = 15.0
+START_SECONDS = 120.0
 STAGES = "method.max_stages=2"
 
 
@@ -42,7 +48,10 @@ def marks(rows: list[dict[str, Any]]) -> int:
     return sum(row["kind"] == "mark" for row in rows)
 
 
-@pytest.mark.parametrize(("engine", "number"), [("torch", signal.SIGTERM), ("vllm", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [("torch", signal.SIGTERM), ("torch", signal.SIGHUP), ("vllm", signal.SIGINT)],
+)
 def test_one_signal_ends_at_the_next_mark(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path, engine: str, number: int
 ) -> None:
@@ -94,4 +103,43 @@ def test_a_second_signal_ends_at_once_and_loses_no_mark(
     assert "Traceback" not in output
     assert way_back(output) == ["resume", str(folder)]
     request.getfixturevalue("finish")(*way_back(output))
+    assert results(folder) == results(request.getfixturevalue("uninterrupted"))
+
+
+def in_a_terminal(folder: Path, arguments: list[str]) -> tuple[int, int]:
+    """Starts msft-lite in a terminal of its own; returns the process and the terminal's end."""
+    process, end = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.execv(sys.executable, [sys.executable, "-m", "msft_lite", *arguments])
+    return process, end
+
+
+def read_from(end: int, gone: threading.Event) -> None:
+    """Reads what is shown, so that the program never waits for its terminal."""
+    while not gone.is_set():
+        if select.select([end], [], [], 0.1)[0]:
+            os.read(end, 65536)
+
+
+def test_a_terminal_that_is_closed_ends_at_the_next_mark(
+    request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path
+) -> None:
+    results: Results = request.getfixturevalue("results")
+    folder = tmp_path / "run"
+    arguments = ["run", str(short_recipe), STAGES, "--output-dir", str(folder)]
+    process, end = in_a_terminal(tmp_path, arguments)
+    gone = threading.Event()
+    reader = threading.Thread(target=read_from, args=(end, gone))
+    reader.start()
+    deadline = time.monotonic() + START_SECONDS
+    while marks(results(folder)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    gone.set()
+    reader.join()
+    os.close(end)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == INTERRUPTED
+    assert results(folder)[-1]["kind"] == "mark"
+    request.getfixturevalue("finish")("resume", folder)
     assert results(folder) == results(request.getfixturevalue("uninterrupted"))

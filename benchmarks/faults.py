@@ -1,0 +1,287 @@
+"""Fails every single operation on a run's files and checks that the run comes out the same.
+
+    python benchmarks/faults.py [--fault kill power full error] [--method msft] [--tuning lora]
+        [--every 1] [--first 1] [--list]
+
+A short recipe runs once and every write, sync, rename, new and removed name in its folder is
+listed. Of writes in a row to one file the first, the middle and the last stand for all. Then it
+runs again once for each of them (or every n-th), and at that operation
+
+    kill    the process is killed, a write is torn in the middle;
+    power   likewise, and all that had not been synced is lost: the worst that POSIX allows;
+    full    the disk is full from there on;
+    error   this one operation fails with EIO.
+
+With `full` and `error` the run must end without a traceback and with a message that says what to
+do, or come to its end. Then it is resumed, and the ledger's rows (but for timings), the exported
+tensors and the snapshots must be those of the undisturbed run, bit by bit, with nothing
+half-written left. Exit code 0: they are; 1: not.
+
+`faults.c` sits between the process and the system; a C compiler is needed, and Linux. Processes are
+forked from one that has loaded the libraries, so that a trial takes a second or two. The engine is
+torch's: vLLM keeps no files of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from kill import differences, rows_of
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = ROOT / "recipes" / "quickstart"
+FAULTS = {"kill": 1, "power": 2, "full": 3, "error": 4}  # the numbers of faults.c
+COUNT_ONLY = 0
+NEVER = 2**62
+TASKS = ("largest", "last", "sort")
+METHODS = {
+    "msft": "budget = 1",
+    "sft": "epochs = 1",
+    "continual": "epochs = 1",
+    "sro": "search_epochs = 1",
+    "soft_sro": "search_epochs = 1",
+    "dynamix": "epochs = 1",
+    "ies": "epochs = 3",
+}
+TUNINGS = {"lora": 'tuning = "lora"\nlora_r = 2', "full": 'tuning = "full"'}
+RECIPE = """
+seed = 20
+tasks = [{tasks}]
+[model]
+name_or_path = "{base}"
+dtype = "float32"
+{tuning}
+[train]
+per_device_train_batch_size = 8
+gradient_accumulation_steps = 1
+learning_rate = 2e-3
+max_length = 64
+threads = 1
+[method]
+name = "{method}"
+{options}
+[data]
+train_samples = 16
+control_samples = 4
+report_samples = 4
+[eval]
+max_new_tokens = 4
+marks_per_epoch = 2
+[engine]
+name = "torch"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where trials are made, and what they are compared with."""
+
+    folder: Path
+    recipe: Path
+    shim: ctypes.CDLL
+
+    @property
+    def whole(self) -> Path:
+        """The undisturbed run."""
+        return self.folder / "whole" / "run"
+
+
+def main() -> int:
+    """Lists the operations, fails them one after another, and returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--fault", nargs="+", choices=tuple(FAULTS), default=list(FAULTS))
+    parser.add_argument("--method", choices=tuple(METHODS), default="msft")
+    parser.add_argument("--tuning", choices=tuple(TUNINGS), default="lora")
+    parser.add_argument("--every", type=int, default=1, help="n: only every n-th operation")
+    parser.add_argument("--first", type=int, default=1, help="the one of them to begin with")
+    parser.add_argument("--list", action="store_true", help="print the operations and stop")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="msft-lite-faults-") as temporary:
+        folder = Path(temporary).resolve()
+        shim = folder / "faults.so"
+        if os.environ.get("LD_PRELOAD", "").endswith(shim.name):
+            return trials(given, Path(os.environ["LD_PRELOAD"]))
+        build(shim)
+        environment = {**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, *sys.argv[1:]]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+
+def build(shim: Path) -> None:
+    """Compiles `faults.c`."""
+    source = Path(__file__).with_suffix(".c")
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"], check=True
+    )
+
+
+def trials(given: argparse.Namespace, shim: Path) -> int:
+    """Makes every trial asked for, with the shim in this process, and returns the exit code."""
+    load_libraries()
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="msft-lite-faults-") as temporary:
+        folder = Path(temporary).resolve()
+        bench = Bench(folder, written_recipe(given, folder), ctypes.CDLL(str(shim)))
+        operations = listed(bench)
+        if given.list:
+            print("\n".join(operations))
+            return 0
+        of_kind = Counter(line.split()[1] for line in operations)
+        print(f"{len(operations)} operations: {dict(of_kind)}", flush=True)
+        chosen = without_inner_writes(operations)[given.first - 1 :: given.every]
+        for fault in given.fault:
+            outcomes = [(line, trial(bench, fault, line)) for line in chosen]
+            bad = [(line, problem) for line, problem in outcomes if problem]
+            failed += len(bad)
+            for line, problem in bad:
+                print(f"{fault} at {line}: {problem}", flush=True)
+            good = len(chosen) - len(bad)
+            print(f"{given.method}, {given.tuning}, {fault}: {good} of {len(chosen)} come out the "
+                  "same", flush=True)  # fmt: skip
+    return bool(failed)
+
+
+def load_libraries() -> None:
+    """Imports what a run needs, so that its forks have it."""
+    import msft_lite.cli.commands
+    import msft_lite.report
+    import msft_lite.run.finish
+    import msft_lite.run.loop  # noqa: F401
+
+
+def written_recipe(given: argparse.Namespace, folder: Path) -> Path:
+    """Writes the short recipe and returns its path."""
+    tasks = ", ".join(
+        f'{{ name = "{task}", path = "{QUICKSTART}/tasks/{task}.jsonl", '
+        f'control_path = "{QUICKSTART}/tasks/{task}.control.jsonl", '
+        f'report_path = "{QUICKSTART}/tasks/{task}.report.jsonl" }}'
+        for task in TASKS
+    )
+    recipe = folder / "recipe.toml"
+    recipe.write_text(
+        RECIPE.format(
+            tasks=tasks,
+            base=QUICKSTART / "base",
+            tuning=TUNINGS[given.tuning],
+            method=given.method,
+            options=METHODS[given.method],
+        ),
+        encoding="utf-8",
+    )
+    return recipe
+
+
+def listed(bench: Bench) -> list[str]:
+    """Makes the undisturbed run and returns its operations: number, kind and path of each."""
+    journal = bench.folder / "operations"
+    arm = armed(bench, bench.whole.parent, COUNT_ONLY, NEVER, journal)
+    code, output = forked(begin(bench, bench.whole), bench.whole, arm)
+    if code:
+        raise SystemExit(f"the undisturbed run failed:\n{output}")
+    return journal.read_text().splitlines()
+
+
+def without_inner_writes(operations: Sequence[str]) -> list[str]:
+    """Returns the operations with three at most of a row of writes to one file."""
+    kept: list[str] = []
+    for _, group in groupby(operations, key=lambda line: line.split(" ", 1)[1]):
+        same = list(group)
+        kept += [same[at] for at in sorted({0, len(same) // 2, len(same) - 1})]
+    return kept
+
+
+def trial(bench: Bench, fault: str, operation: str) -> str:
+    """Returns what came out wrong when ``operation`` failed; empty where nothing did."""
+    number = int(operation.split(maxsplit=1)[0])
+    place = bench.folder / "trial"
+    shutil.rmtree(place, ignore_errors=True)
+    run = place / "run"
+    arm = armed(bench, place, FAULTS[fault], number, None)
+    code, output = forked(begin(bench, run), run, arm)
+    if fault in ("kill", "power"):
+        problem = "" if code < 0 else f"it was not killed but ended with {code}:\n{output}"
+    else:
+        problem = told_well(code, output)
+    if problem:
+        return problem
+    command = ["resume", str(run)] if rows_of(run) else begin(bench, run)
+    code, output = forked(command, run, lambda: None)
+    if code:
+        return f"what followed ended with {code}:\n{output}"
+    return "; ".join(differences(bench.whole, run))
+
+
+def told_well(code: int, output: str) -> str:
+    """Returns what is wrong with how a run ended that could not write; empty where nothing is."""
+    if code not in (0, 2) or "Traceback" in output:
+        return f"exit code {code}:\n{output}"
+    if code == 2 and "resume" not in output and "run" not in output:
+        return f"it does not say how to go on:\n{output}"
+    return ""
+
+
+def begin(bench: Bench, run: Path) -> list[str]:
+    """Returns the arguments of a run that begins."""
+    return ["run", str(bench.recipe), "--output-dir", str(run)]
+
+
+def armed(
+    bench: Bench, place: Path, fault: int, number: int, journal: Path | None
+) -> Callable[[], None]:
+    """Returns what a fork calls to be struck by ``fault`` at operation ``number``."""
+    attic = bench.folder / "attic"
+    shutil.rmtree(attic, ignore_errors=True)
+    attic.mkdir()
+    place.mkdir(parents=True)
+
+    def arm() -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = -1 if journal is None else os.open(journal, flags, 0o644)
+        bench.shim.faults_arm(
+            str(place).encode(), str(attic).encode(), fault, ctypes.c_long(number), log
+        )
+
+    return arm
+
+
+def forked(arguments: Sequence[str], run: Path, arm: Callable[[], None]) -> tuple[int, str]:
+    """Runs msft-lite in a fork; returns its exit code (a signal: below 0) and what it printed."""
+    printed = run.parent.with_suffix(".out")
+    child = os.fork()
+    if child == 0:
+        with printed.open("wb") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        arm()
+        os._exit(called(arguments))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), printed.read_text(errors="replace")[-2000:]
+
+
+def called(arguments: Sequence[str]) -> int:
+    """Calls msft-lite in this process and returns its exit code."""
+    from msft_lite.cli.commands import app
+
+    try:
+        app(list(arguments), standalone_mode=True)
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Files that cannot be written, a kill and a power cut at an operation: the run comes out the same.
+
+A few of the operations of one short run; `benchmarks/faults.py` takes them all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+EVERY = 29
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build faults.c with")
+@pytest.mark.parametrize(("tuning", "first"), [("lora", 5), ("full", 17)])
+def test_a_run_survives_faults_at_its_files(
+    benchmark: Callable[..., subprocess.CompletedProcess[str]], tuning: str, first: int
+) -> None:
+    done = benchmark("faults.py", "--every", EVERY, "--first", first, "--tuning", tuning)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for fault in ("kill", "power", "full", "error"):
+        (line,) = [
+            row for row in done.stdout.splitlines() if row.startswith(f"msft, {tuning}, {fault}:")
+        ]
+        good, _, tried, *_ = line.split(": ")[1].split()
+        assert good == tried
+        assert int(tried) > 3
