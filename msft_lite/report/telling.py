@@ -298,11 +298,18 @@ def _drop(story: Story, fields: Fields) -> Story:
 
 
 def _memory(story: Story, fields: Fields) -> Story:
-    """Adds how steps fit from here on; activations that are computed again count for all steps."""
+    """Adds how steps fit from here on.
+
+    Where layers are computed again from here on, all of them count so in all steps: a bound.
+    """
     settings = {key: value for key, value in fields.values.items() if key != "kind"}
     setting, rates = story.setting, story.setting.rates
     if rates is not None and settings.get("gradient_checkpointing"):
-        rates = replace(rates, recompute=True)
+        rates = replace(
+            rates,
+            body_recompute=rates.body_forward,
+            attention_recompute=rates.attention_forward,
+        )
     facts = {**setting.facts, f"memory since roll-out {story.requests}": settings}
     return replace(story, setting=replace(setting, rates=rates, facts=facts))
 

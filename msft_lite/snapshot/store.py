@@ -14,7 +14,7 @@ from msft_lite.errors import SnapshotError, StorageError
 from msft_lite.model.weights import Weights
 from msft_lite.snapshot import delta
 from msft_lite.snapshot.codec import pieces, read, size_bytes, snapshot_id
-from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error
+from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error, sync_folder
 from msft_lite.snapshot.tensor_file import Header, read_header
 
 _SUFFIX = ".safetensors"
@@ -123,9 +123,11 @@ class SnapshotStore:
             for identity in sorted(kept & stored.keys()):
                 if self._parent_of_kept(identity) not in (_WHOLE, ROOT, *kept):
                     self._store(identity, self.load(identity), ROOT)
-            for identity, file in stored.items():
-                if identity not in kept:
-                    Path(file.path).unlink()
+            gone = stored.keys() - kept
+            for identity in gone:
+                Path(stored[identity].path).unlink()
+            if gone:
+                sync_folder(self._folder)
         except OSError as error:
             raise self._storage_error(error, self._folder, 0) from error
         return before_bytes - self.alive_bytes()

@@ -258,7 +258,8 @@ def test_tasks_that_left_are_scored_now_and_then(tmp_path: Path) -> None:
             completed += row["n"] > 1 and row["k"] == 0 < row["prompt_tokens"]
     assert completed  # a stage began where dropped tasks had not been scored
     recipe = short(tmp_path / "killed", *changes, "eval.at=end")
-    for mode, killed_at in (("new", 9), ("resume", len(rows) - 3)):
+    kills: tuple[tuple[Mode, int], ...] = (("new", 9), ("resume", len(rows) - 3))
+    for mode, killed_at in kills:
         with pytest.raises(Killed):
             run(recipe, mode=mode, watch=Silent(killed_at=killed_at))
     assert results(run(recipe, mode="resume", watch=Silent())) == rows

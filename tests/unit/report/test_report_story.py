@@ -259,12 +259,14 @@ def test_other_memory_settings_are_told_and_recompute_is_bounded(
     rows = copy.deepcopy(three_tasks.rows)
     rates = ("body_forward", "body_backward", "head_forward", "head_backward")
     attention = ("attention_forward", "attention_backward")
-    rows[0]["flops"] = {**dict.fromkeys([*rates, *attention], 2), "recompute": False}
+    again = dict.fromkeys(["body_recompute", "attention_recompute"], 0)
+    rows[0]["flops"] = {**dict.fromkeys([*rates, *attention], 2), **again}
     changed = {"per_device_train_batch_size": 4, "gradient_checkpointing": checkpointing}
     story = tell([*rows[:10], {"kind": "memory", **changed}, *rows[10:]])
     assert story.setting.facts["memory since roll-out 2"] == changed
     assert story.setting.rates is not None
-    assert story.setting.rates.recompute == checkpointing
+    assert story.setting.rates.body_recompute == (2 if checkpointing else 0)
+    assert story.setting.rates.attention_recompute == (2 if checkpointing else 0)
     assert story.rollouts == tell(rows).rollouts
 
 
