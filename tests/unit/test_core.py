@@ -21,6 +21,7 @@ from msft_lite.core import (
     Trace,
     best_point,
     live_snapshots,
+    scored_tasks,
 )
 
 
@@ -118,3 +119,19 @@ def test_a_peak_of_the_whole_was_live_all_the_time(columns: list[tuple[int, int]
         assert kept <= alive | {so_far[-1].snapshot}, "a snapshot that was removed is asked for"
         alive = set(kept)
     assert asked | {whole.end.snapshot, best_point(points).snapshot} <= alive
+
+
+def test_tasks_outside_the_mixture_are_scored_now_and_then() -> None:
+    request = replace(asking("a", "c"), marks=(2, 4, 6, 8, 10))
+
+    def scored(mark: int, dropped_every: int) -> str:
+        return "".join(scored_tasks(request, mark, "bca", dropped_every=dropped_every))
+
+    assert [scored(k, 1) for k in range(6)] == ["bca"] * 6
+    assert [scored(k, 2) for k in range(6)] == ["bca", "ca", "bca", "ca", "bca", "bca"]
+    assert [scored(k, 9) for k in range(6)] == ["bca", "ca", "ca", "ca", "ca", "bca"]
+
+
+def test_a_point_without_all_scores_is_no_best_one() -> None:
+    points = [point(0, a=1, b=1), point(1, a=9), point(2, a=2, b=1), point(3, a=2, b=1)]
+    assert best_point(points).mark == 2

@@ -12,8 +12,8 @@ from msft_lite.run.loop import drive
 CLOCK = Clock({"a": 16, "b": 32}, batch_rows=4)  # 4 + 8 rows and 3 steps a mark
 
 
-def tally(name: str, **options: object) -> Tally:
-    world = AssumedWorld(CLOCK, 2, deferred=False)
+def tally(name: str, *, dropped_every: int = 1, **options: object) -> Tally:
+    world = AssumedWorld(CLOCK, 2, deferred=False, dropped_every=dropped_every)
     drive(build_method(name, CLOCK, options), world.execute, world)
     return world.tally()
 
@@ -51,6 +51,14 @@ def test_dynamix_probes_both_tasks_and_saves_only_what_is_scored() -> None:
 def test_ies_reads_every_row_after_every_epoch_but_the_last() -> None:
     found = tally("ies", epochs=4)
     assert (found.stages, found.rows, found.read_rows) == (1, {"a": 64, "b": 128}, 3 * 48)
+
+
+def test_tasks_that_wait_or_left_are_scored_less() -> None:
+    # a for 8 marks from the base, then b from a's peak at mark 2, where b was not scored yet
+    assert tally("continual", epochs=2).scored == {"a": 17, "b": 17}
+    found = tally("continual", epochs=2, dropped_every=8)
+    assert found.scored == {"a": 9 + 1, "b": 2 + 9}
+    assert found.evaluations == 17
 
 
 def test_continual_trains_one_task_after_another() -> None:
