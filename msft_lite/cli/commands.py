@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from msft_lite.recipe import Recipe
     from msft_lite.run.folder import Mode
     from msft_lite.run.study import Wanted
-    from msft_lite.run.survey import Survey
 
 app = typer.Typer(
     name="msft-lite",
@@ -101,6 +100,23 @@ def resume(run_folder: RunFolder, changes: Changes = None) -> None:
 
 
 @app.command()
+def snapshots(
+    run_folder: RunFolder,
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read each and compare it with its checksum.")
+    ] = False,
+) -> None:
+    """List a run's snapshots: what each is stored against, its bytes, what it is needed for."""
+    with told_errors():
+        _prepare_libraries()
+        from msft_lite.cli.snapshots_text import show_snapshots
+
+        if not show_snapshots(run_folder, verifies=verify, console=Console()):
+            raise typer.Exit(USER_ERROR)
+
+
+@app.command()
 def plan(recipe: RecipePath, changes: Changes = None) -> None:
     """Tell what a recipe will cost, without training."""
     with told_errors():
@@ -122,6 +138,7 @@ def check(
     """Find every problem of a recipe's data before a run does, and tell whether it fits."""
     with told_errors():
         from msft_lite.cli.check_text import print_check, print_verdict
+        from msft_lite.cli.memory_text import print_memory
         from msft_lite.run.survey import survey
 
         loaded, console = _load(recipe, changes, None), Console()
@@ -129,7 +146,7 @@ def check(
         found = survey(loaded)
         print_check(found, console)
         if not found.problems:
-            _check_memory(loaded, found, console, no_step=no_step)
+            print_memory(loaded, found, console, takes_step=not no_step)
         print_verdict(found, ["msft-lite", "run", str(recipe), *(changes or [])], console)
         if found.problems:
             raise typer.Exit(USER_ERROR)
@@ -321,13 +338,6 @@ def _run_and_compare(recipe: Path, changes: list[str], mode: Mode, output_dir: P
     runs = list(run_several(variants, mode=mode, watch=lambda: watcher(console)))
     write_reports(runs)
     _compare(runs, folder)
-
-
-def _check_memory(recipe: Recipe, found: Survey, console: Console, *, no_step: bool) -> None:
-    """Prints what a training step needs, and what one real step took where it is safe to try."""
-    from msft_lite.cli.memory_text import print_memory
-
-    print_memory(recipe, found, console, takes_step=not no_step)
 
 
 def _prepare_libraries() -> None:

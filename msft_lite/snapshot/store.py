@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
@@ -27,6 +28,19 @@ _LEFTOVER = re.compile(
 _WHOLE = ""  # parent of a snapshot that needs none
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A snapshot's file.
+
+    Attributes:
+        parent: id of what it is stored against, ``root``, or empty where it is whole; None where
+            the file is too damaged to tell.
+    """
+
+    size_bytes: int
+    parent: str | None
+
+
 class SnapshotStore:
     """The folder that holds a run's snapshots; one process at a time writes to it.
 
@@ -45,6 +59,7 @@ class SnapshotStore:
         root: Callable[[], Weights],
         base: delta.Source | None = None,
         deltas: bool = False,
+        reads_only: bool = False,
     ) -> None:
         """Creates the folder if need be and removes what a killed process had half-written.
 
@@ -54,6 +69,7 @@ class SnapshotStore:
             base: gives tensors of these weights one at a time, those that it has, and the same
                 bits every time; None: those of ``root``, which then are in memory.
             deltas: whether snapshots are stored as what differs from others; both forms are read.
+            reads_only: nothing is created or removed here, as another process may write.
 
         Raises:
             StorageError: the folder cannot be created or written to.
@@ -62,6 +78,8 @@ class SnapshotStore:
         self._root = root
         self._base = base
         self._deltas = deltas
+        if reads_only:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -131,6 +149,16 @@ class SnapshotStore:
         except OSError as error:
             raise self._storage_error(error, self._folder, 0) from error
         return before_bytes - self.alive_bytes()
+
+    def stored(self) -> dict[str, Stored]:
+        """Returns what is there, by id; of a run in progress as it is at one moment or another."""
+        found: dict[str, Stored] = {}
+        with contextlib.suppress(FileNotFoundError):  # a run that has only begun
+            for identity, file in sorted(self._snapshots().items()):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    length = file.stat(follow_symlinks=False).st_size
+                    found[identity] = Stored(length, self._parent_if_told(identity))
+        return found
 
     def size_bytes(self, identity: str) -> int:
         """Returns the bytes that a snapshot takes on the disk; the parent of a delta is apart.
@@ -239,6 +267,12 @@ class SnapshotStore:
             return self._parent(identity)
         except SnapshotError as error:
             raise self._lost(identity, str(error)) from error
+
+    def _parent_if_told(self, identity: str) -> str | None:
+        try:
+            return self._parent(identity)
+        except SnapshotError:
+            return None
 
     def _is_whole(self, identity: str) -> bool:
         """Returns whether a snapshot and what it needs are there, of the lengths they claim."""
