@@ -34,6 +34,7 @@ def check_comparable(named: Sequence[tuple[str, Story]]) -> None:
 def _keys(story: Story) -> dict[str, object]:
     return {
         "tasks": sorted(story.names),
+        "score": dict(story.setting.scores),
         "data": story.setting.facts.get("data"),
         "base": story.setting.facts.get("base"),
         "steer_on": story.setting.steer_on,

@@ -115,6 +115,7 @@ def test_requests_left_by_a_failure_do_not_reach_later_answers(engine: VllmEngin
                 "operation": "complete",
                 "prompts": [[1, 2], [3] * 500],
                 "max_new_tokens": [4, 4],
+                "candidates": [[], []],
                 "eos_ids": [],
                 "log_probabilities": False,
             }

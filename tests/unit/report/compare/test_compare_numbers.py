@@ -187,6 +187,7 @@ def test_what_one_run_does_not_tell_is_unknown_of_all(
         ({"base": None}, r"base = 'cafe' in the first and nothing in the second"),
         ({"steer_on": "report"}, r"steer_on = 'control' in the first and 'report' in"),
         ({"metric": {"a": "f1"}}, r"metric\.a = 'accuracy' in the first and 'f1' in"),
+        ({"score": {"a": "logprob"}}, r"score\.a = 'generate' in the first and 'logprob' in"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
