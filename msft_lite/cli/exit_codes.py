@@ -32,7 +32,7 @@ def told_errors() -> Iterator[None]:
     except MsftError as error:
         _say(f"error: {error}", "red")
         raise typer.Exit(USER_ERROR) from None
-    except (typer.Exit, typer.Abort, BrokenPipeError):
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise
     except Exception as error:
         frames = "".join(traceback.format_exception(error, limit=-BUG_FRAMES))

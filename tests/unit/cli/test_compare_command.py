@@ -133,3 +133,12 @@ def test_a_taken_folder_is_refused_before_any_run(small_recipe: Path, tmp_path: 
     assert result.exit_code == 2
     assert "compare.md is there and is of no comparison" in result.stderr
     assert [path.name for path in runs.iterdir()] == ["compare"]
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_options_of_a_recipe_are_refused_for_folders(place: Place, option: str) -> None:
+    folders = [str(place("sft", "01")), str(place("msft", "11"))]
+    result = RUNNER.invoke(app, ["compare", *folders, option])
+    assert result.exit_code == 2
+    assert "--resume and --overwrite go with a recipe" in result.output
+    assert "bug" not in result.output
