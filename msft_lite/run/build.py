@@ -266,9 +266,6 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         recipe: as it was given; ``shop`` has it as it is run.
         shop: everything that was made of it.
     """
-    parameters = list(shop.model.named_parameters())
-    trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
-    rates = flop_rates(shop.model)
     return {
         "kind": "start",
         "format": 1,
@@ -286,13 +283,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
             for task in shop.tasks
         },
         "data": {task.name: task.digest for task in shop.tasks},
-        "base": base_digest(base_folder(shop.settings)),
-        "trainable": hashlib.sha256(json.dumps(trainable).encode()).hexdigest(),
-        "trainable_parameters": sum(p.numel() for _, p in parameters if p.requires_grad),
-        "parameters": sum(weight_count(p) for name, p in parameters if ".lora_" not in name),
-        "parameters_without_embedding": parameters_without_embedding(shop.model),
-        "model_bytes": model_bytes(shop.model),
-        "flops": None if rates is None else asdict(rates),
+        **_model_columns(shop),
         "versions": versions(),
         "device": shop.settings.device,
         "dtype": shop.settings.dtype,
@@ -310,4 +301,20 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "batch_rows": recipe.train.batch_rows,
         "memory": memory_row(shop.recipe),
         "auto_micro_batch": choice_key(recipe) if recipe.train.auto_micro_batch else None,
+    }
+
+
+def _model_columns(shop: Workshop) -> Row:
+    """Returns what the start row tells of the model, and of the work of a token."""
+    parameters = list(shop.model.named_parameters())
+    trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
+    rates = flop_rates(shop.model)
+    return {
+        "base": base_digest(base_folder(shop.settings)),
+        "trainable": hashlib.sha256(json.dumps(trainable).encode()).hexdigest(),
+        "trainable_parameters": sum(p.numel() for _, p in parameters if p.requires_grad),
+        "parameters": sum(weight_count(p) for name, p in parameters if ".lora_" not in name),
+        "parameters_without_embedding": parameters_without_embedding(shop.model),
+        "model_bytes": model_bytes(shop.model),
+        "flops": None if rates is None else asdict(rates),
     }

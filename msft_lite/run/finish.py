@@ -15,7 +15,7 @@ from msft_lite.recipe import Recipe
 from msft_lite.run.evaluator import Evaluation
 from msft_lite.run.roller import Roller
 from msft_lite.run.workshop import Workshop
-from msft_lite.snapshot.durable import write_durably
+from msft_lite.snapshot.durable import remove_durably, write_durably
 from msft_lite.snapshot.export import export_best
 
 EXAMPLES_FORMAT = 1
@@ -39,10 +39,10 @@ def finish(recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict) -> 
         model=shop.model,
         tokenizer=shop.tokenizer,
     )
+    remove_durably(shop.folder.crash_copy)  # there is nothing left to train
     shop.store.retain({verdict.snapshot})
     scores = {name: evaluation.scores for name, evaluation in found.items()}
     shop.ledger.append(_finish_row(shop, verdict, scores, time.monotonic() - started))
-    shop.folder.crash_copy.unlink(missing_ok=True)  # there is nothing left to go on with
 
 
 def examples(shop: Workshop, base: Evaluation, best: Evaluation) -> Mapping[str, Any]:

@@ -29,10 +29,10 @@ class StopFlag:
         self._terminals: tuple[int, ...] = ()
 
     def __enter__(self) -> StopFlag:
-        """Takes over the signals; one that is ignored stays so, as `nohup` wants it."""
+        """Takes over the signals; SIGHUP stays ignored where it is, as `nohup` wants it."""
         self._terminals = tuple(number for number in STREAMS if os.isatty(number))
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 

@@ -1,4 +1,4 @@
-"""Writing files so that a power cut, a full disk or a kill leaves the old file or the new one."""
+"""Changing files so that a power cut, a full disk or a kill leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -69,6 +69,19 @@ def replacing(
                 error, path, bytes_needed=bytes_needed, run_folder=run_folder
             ) from error
         raise
+
+
+def remove_durably(path: Path) -> None:
+    """Removes the file at ``path``, if there is one; when this returns, a power cut leaves it so.
+
+    Raises:
+        StorageError: its folder is read-only or gone.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(error, path, bytes_needed=0) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +59,11 @@ def short_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "short.toml"
 
 
+def heed_hangups() -> None:
+    """Lets a process be told of a closed terminal even where the tests run under `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def launch() -> Launch:
     """Starts `msft-lite ARGUMENTS` and returns the process; what it prints goes through pipes."""
@@ -70,6 +76,7 @@ def launch() -> Launch:
             text=True,
             env=ENVIRONMENT,
             cwd=ROOT,
+            preexec_fn=heed_hangups,  # noqa: PLW1509 - the tests start no thread before
         )
 
     return start

@@ -110,6 +110,7 @@ def in_a_terminal(folder: Path, arguments: list[str]) -> tuple[int, int]:
     """Starts msft-lite in a terminal of its own; returns the process and the terminal's end."""
     process, end = pty.fork()
     if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
         os.chdir(folder)
         os.execv(sys.executable, [sys.executable, "-m", "msft_lite", *arguments])
     return process, end

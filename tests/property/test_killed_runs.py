@@ -1,4 +1,4 @@
-"""Law 3 on whole runs with every kind of optimizer, and with what makes a step fit."""
+"""Law 3 on whole runs: every kind of optimizer, what makes a step fit, marks scored in part."""
 
 from __future__ import annotations
 
@@ -161,3 +161,23 @@ def test_a_run_that_goes_on_with_other_rows_in_a_pass_can_be_killed_again(tmp_pa
     assert [row["kind"] for row in results(once)].count("memory") == 1
     assert results(twice) == results(once)
     assert tensors(twice) == tensors(once)
+
+
+def test_tasks_that_left_are_scored_now_and_then(tmp_path: Path) -> None:
+    changes = ("method.start_counts=false", "method.max_stages=3", "eval.dropped_every=4")
+    every = results(run(short(tmp_path / "all", *changes[:2]), mode="new", watch=Watcher()))
+    rows = results(run(short(tmp_path / "some", *changes), mode="new", watch=Watcher()))
+    active, completed = list[str](), 0
+    for row, other in zip(rows, every, strict=True):
+        active = row["tasks"] if row["kind"] == "rollout" else active
+        if row["kind"] in ("rollout", "drop"):
+            assert row == other
+        if row["kind"] == "mark":
+            tasks = rows[0]["tasks"] if row["k"] in (0, 4) else active
+            assert row["outcomes"] == {task: other["outcomes"][task] for task in tasks}
+            completed += row["n"] > 1 and row["k"] == 0 < row["prompt_tokens"]
+    assert completed  # a stage began where dropped tasks had not been scored
+    recipe = short(tmp_path / "killed", *changes, "eval.at=end")
+    killed(recipe, "row", 9, mode="new")
+    killed(recipe, "row", len(rows) - 3)
+    assert results(run(recipe, mode="resume", watch=Watcher())) == rows

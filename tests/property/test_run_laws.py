@@ -242,28 +242,6 @@ def test_law_4_evaluating_at_each_mark_or_at_the_end(
     assert results(recipe.output_dir) == results(whole[tuning])
 
 
-def test_tasks_that_left_are_scored_now_and_then(tmp_path: Path) -> None:
-    changes = ("method.start_counts=false", "eval.dropped_every=4")
-    every = results(run(short(tmp_path / "all", changes[0]), mode="new", watch=Silent()))
-    rows = results(run(short(tmp_path / "some", *changes), mode="new", watch=Silent()))
-    active, completed = list[str](), 0
-    for row, other in zip(rows, every, strict=True):
-        active = row["tasks"] if row["kind"] == "rollout" else active
-        if row["kind"] in ("rollout", "drop"):
-            assert row == other
-        if row["kind"] == "mark":
-            tasks = rows[0]["tasks"] if row["k"] in (0, 4) else active
-            assert row["outcomes"] == {task: other["outcomes"][task] for task in tasks}
-            completed += row["n"] > 1 and row["k"] == 0 < row["prompt_tokens"]
-    assert completed  # a stage began where dropped tasks had not been scored
-    recipe = short(tmp_path / "killed", *changes, "eval.at=end")
-    kills: tuple[tuple[Mode, int], ...] = (("new", 9), ("resume", len(rows) - 3))
-    for mode, killed_at in kills:
-        with pytest.raises(Killed):
-            run(recipe, mode=mode, watch=Silent(killed_at=killed_at))
-    assert results(run(recipe, mode="resume", watch=Silent())) == rows
-
-
 def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
     watch = Silent()
     before = (whole["lora"] / "ledger.jsonl").read_bytes()

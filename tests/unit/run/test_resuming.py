@@ -88,6 +88,7 @@ def test_a_resume_with_fewer_rows_in_a_pass_is_recorded_and_told_once(recipe: Re
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
         "gradient_checkpointing": False,
+        "activation_offload": False,
     }
     assert [row["kind"] for row in rows].count("memory") == 1
     assert rows[-1]["kind"] == "finish"
