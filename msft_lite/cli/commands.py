@@ -137,12 +137,12 @@ def check(
 ) -> None:
     """Find every problem of a recipe's data before a run does, and tell whether it fits."""
     with told_errors():
+        loaded, console = _load(recipe, changes, None), Console()
+        _prepare_libraries()
         from msft_lite.cli.check_text import print_check, print_verdict
         from msft_lite.cli.memory_text import print_memory
         from msft_lite.run.survey import survey
 
-        loaded, console = _load(recipe, changes, None), Console()
-        _prepare_libraries()
         found = survey(loaded)
         print_check(found, console)
         if not found.problems:
