@@ -23,6 +23,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def store_table(work: Path, rate: float) -> Iterator[str]:
                 began = time.process_time()
                 identity = store.save(end, near=parent)
                 saving.append(time.process_time() - began)
-            loading = best_seconds(lambda: store.load(identity))  # noqa: B023
+            loading = best_seconds(partial(store.load, identity))
             size = store.size_bytes(identity) / 1e6
             yield f"| {name} | {size:.1f} | {min(saving):.2f} | {loading:.2f} |"
 
