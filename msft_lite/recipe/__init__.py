@@ -16,10 +16,10 @@ from msft_lite.recipe.models import (
     EvalTable,
     ModelTable,
     Recipe,
-    TaskTable,
     TrainTable,
 )
 from msft_lite.recipe.several import ALL_METHODS, Variant, load_several
+from msft_lite.recipe.task_table import TaskTable
 
 __all__ = [
     "ALL_METHODS",

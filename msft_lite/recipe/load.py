@@ -17,9 +17,10 @@ from msft_lite.errors import RecipeError
 from msft_lite.recipe.files import DEFAULT_METHOD, EXTENDS, SourceFile, merged, read_files
 from msft_lite.recipe.keys import NAME_PATTERN
 from msft_lite.recipe.method_tables import METHOD_TABLES, MsftTable
-from msft_lite.recipe.models import LORA_KEYS, EngineTable, Recipe, TaskTable
+from msft_lite.recipe.models import LORA_KEYS, EngineTable, Recipe
 from msft_lite.recipe.overrides import override
 from msft_lite.recipe.problems import Place, problem_lines, value_at
+from msft_lite.recipe.task_table import TaskTable
 
 LEARNING_RATE = {"lora": 2e-4, "full": 1e-5}
 # How a step is made to fit: changes results by rounding alone, but for the masks of dropout.

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from msft_lite.recipe.models import Recipe, TaskTable
+    from msft_lite.recipe.models import Recipe
+    from msft_lite.recipe.task_table import TaskTable
 
 Conflict: TypeAlias = tuple[str, str]  # a key from the top of the recipe, and what is wrong with it
 PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
