@@ -1,7 +1,8 @@
 """Fails every single operation on a run's files and checks that the run comes out the same.
 
-    python benchmarks/faults.py [--fault kill power full error] [--method msft] [--tuning lora]
-        [--every 1] [--first 1] [--list]
+    python benchmarks/faults.py [--fault kill power full error] [--method msft ...]
+        [--tuning lora ...] [--every 1] [--first 1] [--list]
+    python benchmarks/faults.py --kills 20 [--method msft ...] [--tuning lora ...] [--seed 1]
 
 A short recipe runs once and every write, sync, rename, new and removed name in its folder is
 listed. Of writes in a row to one file the first, the middle and the last stand for all. Then it
@@ -15,7 +16,8 @@ runs again once for each of them (or every n-th), and at that operation
 With `full` and `error` the run must end without a traceback and with a message that says what to
 do, or come to its end. Then it is resumed, and the ledger's rows (but for timings), the exported
 tensors and the snapshots must be those of the undisturbed run, bit by bit, with nothing
-half-written left. Exit code 0: they are; 1: not.
+half-written left. With --kills nothing is listed: runs are killed at random instants instead, and
+resumed and killed again until they end. Exit code 0: all come out the same; 1: not.
 
 `faults.c` sits between the process and the system; a C compiler is needed, and Linux. Processes are
 forked from one that has loaded the libraries, so that a trial takes a second or two. The engine is
@@ -27,10 +29,14 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import random
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,6 +93,7 @@ name = "torch"
 class Bench:
     """Where trials are made, and what they are compared with."""
 
+    name: str  # method and tuning
     folder: Path
     recipe: Path
     shim: ctypes.CDLL
@@ -101,11 +108,13 @@ def main() -> int:
     """Lists the operations, fails them one after another, and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--fault", nargs="+", choices=tuple(FAULTS), default=list(FAULTS))
-    parser.add_argument("--method", choices=tuple(METHODS), default="msft")
-    parser.add_argument("--tuning", choices=tuple(TUNINGS), default="lora")
+    parser.add_argument("--method", nargs="+", choices=tuple(METHODS), default=["msft"])
+    parser.add_argument("--tuning", nargs="+", choices=tuple(TUNINGS), default=["lora"])
     parser.add_argument("--every", type=int, default=1, help="n: only every n-th operation")
     parser.add_argument("--first", type=int, default=1, help="the one of them to begin with")
     parser.add_argument("--list", action="store_true", help="print the operations and stop")
+    parser.add_argument("--kills", type=int, help="at random instants, in place of faults")
+    parser.add_argument("--seed", type=int, default=1, help="of the instants")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="msft-lite-faults-") as temporary:
         folder = Path(temporary).resolve()
@@ -131,26 +140,64 @@ def trials(given: argparse.Namespace, shim: Path) -> int:
     """Makes every trial asked for, with the shim in this process, and returns the exit code."""
     load_libraries()
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="msft-lite-faults-") as temporary:
-        folder = Path(temporary).resolve()
-        bench = Bench(folder, written_recipe(given, folder), ctypes.CDLL(str(shim)))
-        operations = listed(bench)
-        if given.list:
-            print("\n".join(operations))
-            return 0
-        of_kind = Counter(line.split()[1] for line in operations)
-        print(f"{len(operations)} operations: {dict(of_kind)}", flush=True)
-        chosen = without_inner_writes(operations)[given.first - 1 :: given.every]
-        for fault in given.fault:
-            outcomes = [(line, trial(bench, fault, line)) for line in chosen]
-            bad = [(line, problem) for line, problem in outcomes if problem]
-            failed += len(bad)
-            for line, problem in bad:
-                print(f"{fault} at {line}: {problem}", flush=True)
-            good = len(chosen) - len(bad)
-            print(f"{given.method}, {given.tuning}, {fault}: {good} of {len(chosen)} come out the "
-                  "same", flush=True)  # fmt: skip
+    for method in given.method:
+        for tuning in given.tuning:
+            with tempfile.TemporaryDirectory(prefix="msft-lite-faults-") as temporary:
+                folder = Path(temporary).resolve()
+                recipe = written_recipe(method, tuning, folder)
+                bench = Bench(f"{method}, {tuning}", folder, recipe, ctypes.CDLL(str(shim)))
+                failed += under_kills(bench, given) if given.kills else under_faults(bench, given)
     return bool(failed)
+
+
+def under_faults(bench: Bench, given: argparse.Namespace) -> int:
+    """Fails the operations of a run one after another; returns how many came out wrong."""
+    operations = listed(bench)
+    if given.list:
+        print("\n".join(operations))
+        return 0
+    of_kind = Counter(line.split()[1] for line in operations)
+    print(f"{bench.name}: {len(operations)} operations, {dict(of_kind)}", flush=True)
+    chosen = without_inner_writes(operations)[given.first - 1 :: given.every]
+    failed = 0
+    for fault in given.fault:
+        outcomes = [(line, trial(bench, fault, line)) for line in chosen]
+        bad = [(line, problem) for line, problem in outcomes if problem]
+        failed += len(bad)
+        for line, problem in bad:
+            print(f"{fault} at {line}: {problem}", flush=True)
+        good = len(chosen) - len(bad)
+        print(f"{bench.name}, {fault}: {good} of {len(chosen)} come out the same", flush=True)
+    return failed
+
+
+def under_kills(bench: Bench, given: argparse.Namespace) -> int:
+    """Kills runs at random instants until all kills are spent; returns how many came out wrong."""
+    draw = random.Random(given.seed)
+    began = time.monotonic()
+    listed(bench)
+    whole_seconds = time.monotonic() - began
+    killed = runs = failed = 0
+    while killed < given.kills:
+        runs += 1
+        run = bench.folder / f"run-{runs}" / "run"
+        run.parent.mkdir()
+        code = -signal.SIGKILL
+        while code == -signal.SIGKILL:
+            command = ["resume", str(run)] if rows_of(run) else begin(bench, run)
+            limit = draw.uniform(0.0, whole_seconds) if killed < given.kills else None
+            code, output = forked(command, run, lambda: None, seconds=limit)
+            killed += code == -signal.SIGKILL
+        problem = (
+            f"exit code {code}:\n{output}" if code else "; ".join(differences(bench.whole, run))
+        )
+        failed += bool(problem)
+        if problem:
+            print(f"{bench.name}, run {runs}: {problem}", flush=True)
+        shutil.rmtree(run.parent)
+    print(f"{bench.name}: {killed} kills over {runs} runs, {runs - failed} of them come out the "
+          "same", flush=True)  # fmt: skip
+    return failed
 
 
 def load_libraries() -> None:
@@ -161,7 +208,7 @@ def load_libraries() -> None:
     import msft_lite.run.loop  # noqa: F401
 
 
-def written_recipe(given: argparse.Namespace, folder: Path) -> Path:
+def written_recipe(method: str, tuning: str, folder: Path) -> Path:
     """Writes the short recipe and returns its path."""
     tasks = ", ".join(
         f'{{ name = "{task}", path = "{QUICKSTART}/tasks/{task}.jsonl", '
@@ -174,9 +221,9 @@ def written_recipe(given: argparse.Namespace, folder: Path) -> Path:
         RECIPE.format(
             tasks=tasks,
             base=QUICKSTART / "base",
-            tuning=TUNINGS[given.tuning],
-            method=given.method,
-            options=METHODS[given.method],
+            tuning=TUNINGS[tuning],
+            method=method,
+            options=METHODS[method],
         ),
         encoding="utf-8",
     )
@@ -256,8 +303,17 @@ def armed(
     return arm
 
 
-def forked(arguments: Sequence[str], run: Path, arm: Callable[[], None]) -> tuple[int, str]:
-    """Runs msft-lite in a fork; returns its exit code (a signal: below 0) and what it printed."""
+def forked(
+    arguments: Sequence[str], run: Path, arm: Callable[[], None], *, seconds: float | None = None
+) -> tuple[int, str]:
+    """Runs msft-lite in a fork; returns its exit code (a signal: below 0) and what it printed.
+
+    Args:
+        arguments: of the command line.
+        run: the run's folder.
+        arm: is called in the fork first.
+        seconds: after which it is killed.
+    """
     printed = run.parent.with_suffix(".out")
     child = os.fork()
     if child == 0:
@@ -266,6 +322,12 @@ def forked(arguments: Sequence[str], run: Path, arm: Callable[[], None]) -> tupl
             os.dup2(output.fileno(), 2)
         arm()
         os._exit(called(arguments))
+    if seconds is not None:
+        ended = select.poll()
+        ended.register(descriptor := os.pidfd_open(child), select.POLLIN)
+        if not ended.poll(1000 * seconds):
+            os.kill(child, signal.SIGKILL)
+        os.close(descriptor)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), printed.read_text(errors="replace")[-2000:]
 

@@ -28,3 +28,12 @@ def test_a_run_survives_faults_at_its_files(
         good, _, tried, *_ = line.split(": ")[1].split()
         assert good == tried
         assert int(tried) > 2
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build faults.c with")
+def test_a_run_survives_kills_at_random_instants(
+    benchmark: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = benchmark("faults.py", "--kills", 3, "--method", "ies", "--tuning", "full")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ies, full: 3 kills" in done.stdout
