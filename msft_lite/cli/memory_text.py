@@ -63,6 +63,7 @@ def print_forecast(found: Forecast, console: Console) -> None:
         f"{counted(shape.length, 'token')}, predicted"
     )
     console.print(rich_grid(Grid(title, ("Part ", "Bytes"), rows(found)), width=console.width))
+    print_lines([found.passing] if found.passing else [], console)
     if found.fits is False:
         needed = bytes_text(found.step_bytes + found.engine_bytes)
         free = bytes_text(found.free_bytes or 0)
