@@ -37,15 +37,13 @@ def handover_of(settings: ModelSettings) -> Handover:
 
 
 def room_line(how: Handover, base_bytes: int, *, run_folder: Path) -> str:
-    """Returns what passes through which folder, and how often; nothing for a plain adapter.
+    """Returns what passes through which folder, and how often.
 
     Args:
-        how: the weights reach vLLM.
+        how: the weights reach vLLM, other than as a plain adapter.
         base_bytes: of a dense copy of the model.
         run_folder: where the weights pass if shared memory is too small; it need not exist.
     """
-    if how == "adapter":
-        return ""
     place = place_of(base_bytes, run_folder)
     passing = f"through {place} to vllm: {bytes_text(base_bytes)}"
     if how == "adapter over the dequantised base":

@@ -55,7 +55,6 @@ class Forecast:
         engine_bytes: what vllm holds beside it at that time; 0 without vllm.
         free_bytes: of the device, now; None where the system does not tell.
         changes: that would make it fit, the cheapest first.
-        passing: what goes to vllm through a folder, and how often; empty if nothing does.
     """
 
     device: str
@@ -65,7 +64,6 @@ class Forecast:
     engine_bytes: int
     free_bytes: int | None
     changes: tuple[Change, ...]
-    passing: str = ""
 
     @property
     def fits(self) -> bool | None:
@@ -156,8 +154,6 @@ def forecast(
     if (steps := steps_found(recipe, found)) is None:
         return None
     free = free_of(steps.settings.device)
-    how = handover_of(steps.settings)
-    passing = room_line(how, steps.base_bytes, run_folder=recipe.output_dir)
     return Forecast(
         device=steps.settings.device,
         shape=steps.shape,
@@ -166,7 +162,6 @@ def forecast(
         engine_bytes=steps.engine_bytes,
         free_bytes=free,
         changes=() if free is None else _changes(steps, free - steps.engine_bytes),
-        passing=passing if steps.engine_bytes else "",
     )
 
 
@@ -176,6 +171,14 @@ def steps_found(recipe: Recipe, found: Survey) -> Steps | None:
     if found.problems or found.config is None or not tasks:
         return None
     return steps_of(recipe, tasks, found.config)
+
+
+def passing_lines(recipe: Recipe, steps: Steps) -> list[str]:
+    """Returns what goes to vllm through which folder; nothing without vllm or for an adapter."""
+    how = handover_of(steps.settings)
+    if not steps.engine_bytes or how == "adapter":
+        return []
+    return [room_line(how, steps.base_bytes, run_folder=recipe.output_dir)]
 
 
 def remedies(steps: Steps, free: int | None) -> tuple[Change, ...]:

@@ -74,7 +74,10 @@ def test_the_engine_gets_the_merge_of_the_given_weights(
 
 
 def test_the_rest_is_the_engines(tiny_model_folder: Path) -> None:
-    model, inner = load_model(ModelSettings(str(tiny_model_folder), use_dora=True), seed=1), FullEngine()
+    model, inner = (
+        load_model(ModelSettings(str(tiny_model_folder), use_dora=True), seed=1),
+        FullEngine(),
+    )
     engine = MergingEngine(inner, model)
     assert (engine.name, engine.notices, engine.ready()) == ("full", ("a notice",), True)
     with engine.awake():
@@ -86,7 +89,10 @@ def test_the_rest_is_the_engines(tiny_model_folder: Path) -> None:
 
 
 def test_weights_of_another_adapter_are_refused(tiny_model_folder: Path) -> None:
-    model, inner = load_model(ModelSettings(str(tiny_model_folder), use_dora=True), seed=1), FullEngine()
+    model, inner = (
+        load_model(ModelSettings(str(tiny_model_folder), use_dora=True), seed=1),
+        FullEngine(),
+    )
     lora = capture(load_model(ModelSettings(str(tiny_model_folder)), seed=1))
     with pytest.raises(EngineError, match=r"s1 does not fit .* only the model has .*magnitude"):
         MergingEngine(inner, model).swap(lora, "s1")

@@ -17,7 +17,11 @@ from msft_lite.model.load import ModelSettings, capture, load_model
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "lora": {},
-    "rslora": {"use_rslora": True, "rank_pattern": {"down_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+    "rslora": {
+        "use_rslora": True,
+        "rank_pattern": {"down_proj": 2},
+        "alpha_pattern": {"q_proj": 3},
+    },
     "dora": {"use_dora": True},
     "bias": {"bias": "all"},
     "bias of its own": {"lora_bias": True, "target_modules": ["q_proj", "v_proj"]},
@@ -70,7 +74,10 @@ def test_a_merged_model_does_what_the_adapted_one_does(untied_folder: Path, kind
 @pytest.mark.parametrize("kind", sorted(ADAPTERS.keys() - {"bias"}))  # which trains the base's own
 def test_without_the_adapter_it_is_the_base_bit_by_bit(untied_folder: Path, kind: str) -> None:
     model = adapted(untied_folder, tied=False, **ADAPTERS[kind])
-    stored, found = load_file(untied_folder / "model.safetensors"), dense_tensors(model, merged=False)
+    stored, found = (
+        load_file(untied_folder / "model.safetensors"),
+        dense_tensors(model, merged=False),
+    )
     assert found.keys() == stored.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from msft_lite.engine.handover import SHARED_MEMORY
+from msft_lite.model.dense import dense_bytes
 from msft_lite.model.settings import ModelSettings
 from msft_lite.recipe import load
+from msft_lite.report.wording import bytes_text
 from msft_lite.run.engines import engine_choice
 from msft_lite.run.handover import handover_of, room_line, too_large
-from msft_lite.run.memory import forecast
+from msft_lite.run.memory import passing_lines, steps_found
 from msft_lite.run.survey import survey
 
 QLORA, DORA = "model.load_in_4bit=true", "model.use_dora=true"
@@ -61,15 +63,19 @@ def test_check_tells_what_passes_and_counts_a_dense_base_for_the_engine(
     pytest.importorskip("vllm")
     recipe = load(small_recipe, [*changes, "engine.name=auto", "engine.kv_cache_bytes=1000"])
     assert engine_choice(recipe).kind == "vllm"
-    found = forecast(recipe, survey(recipe))
-    assert found is not None
-    base_bytes = 4 * 90_880  # the weights of the tiny model, in float32
-    assert found.engine_bytes == base_bytes + 1000
-    assert found.passing == (told and f"through {SHARED_MEMORY} to vllm: 364 kB {told}")
+    steps = steps_found(recipe, survey(recipe))
+    assert steps is not None
+    dense = dense_bytes(ModelSettings(str(recipe.model.name_or_path)))
+    buffers = steps.base_bytes - dense  # angles of the positions
+    assert 0 < buffers < 0.02 * dense
+    assert steps.engine_bytes == steps.base_bytes + 1000
+    size = bytes_text(steps.base_bytes)
+    wanted = [f"through {SHARED_MEMORY} to vllm: {size} {told}"] if told else []
+    assert passing_lines(recipe, steps) == wanted
     torch = load(small_recipe, [*changes, "engine.name=torch"])
-    without = forecast(torch, survey(torch))
+    without = steps_found(torch, survey(torch))
     assert without is not None
-    assert without.passing == ""
+    assert passing_lines(torch, without) == []
 
 
 def test_where_shared_memory_is_too_small_the_run_folder_is_named(tmp_path: Path) -> None:
