@@ -203,7 +203,7 @@ class EngineTable(Table):
     """[engine]: what generates the answers; all but the name changes results by rounding only."""
 
     name: Literal["auto", "vllm", "torch"] = "auto"
-    """auto: vllm where it can be used, else torch."""
+    """auto: vllm where it can be used and a 4-bit base, unpacked, is no burden; else torch."""
     python: RecipePath | None = None
     """Interpreter of another environment that holds vllm."""
     threads: Positive | None = None
