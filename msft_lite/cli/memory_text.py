@@ -17,6 +17,7 @@ from msft_lite.run.memory import (
     forecast,
     has_weights,
     measure,
+    passing_lines,
     remedies,
     steps_found,
 )
@@ -32,6 +33,10 @@ def print_memory(recipe: Recipe, found: Survey, console: Console, *, takes_step:
     """
     if (steps := steps_found(recipe, found)) is None:
         return
+    if recipe.model.use_dora and recipe.model.load_in_4bit:
+        told = "memory of a step: not predicted for DoRA over a base in 4 bits"
+        print_lines([told, *passing_lines(recipe, steps)], console)
+        return
     takes_step = takes_step and has_weights(recipe)
     choice = None
     if recipe.train.auto_micro_batch:
@@ -40,6 +45,7 @@ def print_memory(recipe: Recipe, found: Survey, console: Console, *, takes_step:
     told = forecast(recipe, found)
     assert told is not None, "the same data told of steps"
     print_forecast(told, console)
+    print_lines(passing_lines(recipe, steps), console)
     if choice is not None:
         print_lines([f"{KEY} would choose {choice.line}"], console)
     elif told.fits is not False and takes_step:

@@ -54,16 +54,10 @@ class Scaling:
         Raises:
             EngineError: the adapter is more than a low-rank product.
         """
-        for key in _UNFOLDABLE:
-            if config.get(key):
-                raise EngineError(
-                    f"an adapter with {key} = {config[key]!r} cannot be given to vLLM: evaluate it "
-                    "with the torch engine"
-                )
-        if config.get("bias", "none") != "none":
+        if more := more_than_lora(config):
             raise EngineError(
-                f"an adapter with bias = {config['bias']!r} cannot be given to vLLM: use "
-                "bias = 'none' or the torch engine"
+                f"an adapter with {more} cannot be given to vLLM as an adapter: merge it into the "
+                "base, or evaluate it with the torch engine"
             )
         return Scaling(
             rank=int(_number(config, "r")),
@@ -98,6 +92,18 @@ class Scaling:
         rank = self.module_rank(module)
         alpha = _first_match(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+def more_than_lora(config: Mapping[str, object]) -> str:
+    """Returns what makes the adapter of a peft ``LoraConfig`` more than products B A, or nothing.
+
+    Such an adapter reaches vLLM only merged into the base.
+    """
+    for key in _UNFOLDABLE:
+        if config.get(key):
+            return f"{key} = {config[key]!r}"
+    bias = config.get("bias", "none")
+    return "" if bias == "none" else f"bias = {bias!r}"
 
 
 def fold(tensors: Mapping[str, torch.Tensor], scaling: Scaling) -> dict[str, torch.Tensor]:

@@ -68,7 +68,7 @@ class BitCheck:
             return
         found = self._digests(self._shapes)
         given = {name: weights.tensors[name] for name in self._shapes if name in weights.tensors}
-        stale = [name for name, tensor in given.items() if not _agrees(tensor, found.get(name))]
+        stale = [name for name, tensor in given.items() if not agrees(tensor, found.get(name))]
         if stale:
             raise EngineError(
                 f"the engine did not take the weights of snapshot {label}: tensor {stale[0]} is "
@@ -84,11 +84,11 @@ class BitCheck:
         held = {str(name) for name in names} if isinstance(names, list) else set()
         chosen = telling({name: shape for name, shape in shapes.items() if name in held})
         found = self._digests(chosen)
-        base = _read(self._base_folder, chosen)
+        base = read_tensors(self._base_folder, chosen)
         return {
             name: shape
             for name, shape in chosen.items()
-            if name in base and _agrees(base[name], found.get(name))
+            if name in base and agrees(base[name], found.get(name))
         }
 
     def _digests(self, shapes: Shapes) -> Mapping[str, object]:
@@ -112,7 +112,7 @@ def telling(shapes: Shapes) -> Shapes:
     return {name: shapes[name] for name in (largest, *spread, *vectors[-1:])}
 
 
-def _agrees(tensor: torch.Tensor, found: object) -> bool:
+def agrees(tensor: torch.Tensor, found: object) -> bool:
     """Returns whether ``found``, a type and a digest, is of ``tensor`` cast to that type."""
     match found:
         case [str(dtype), str(digest)] if dtype in _DTYPES:
@@ -126,7 +126,8 @@ def _sha256(tensor: torch.Tensor) -> str:
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
-def _read(folder: Path, names: Shapes) -> dict[str, torch.Tensor]:
+def read_tensors(folder: Path, names: Shapes) -> dict[str, torch.Tensor]:
+    """Returns those of the tensors called ``names`` that the model in ``folder`` has stored."""
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:

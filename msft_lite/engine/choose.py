@@ -32,13 +32,13 @@ def choose_engine(
     Args:
         wanted: ``auto`` takes vllm where it is installed, else torch.
         python: interpreter that would run vllm.
-        only_torch: what of the model vllm cannot be given, empty if there is nothing.
+        only_torch: why ``auto`` leaves vllm aside, empty if it does not.
 
     Raises:
         EngineError: vllm was asked for, but ``python`` does not have it.
     """
-    if only_torch:
-        return Choice("torch", f"engine: torch, as it alone has {only_torch}")
+    if wanted == "auto" and only_torch:
+        return Choice("torch", f"engine: torch (slow), as {only_torch}")
     if wanted == "torch":
         return Choice("torch", "engine: torch, as the recipe says")
     if has_vllm(python):

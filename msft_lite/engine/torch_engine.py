@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from msft_lite.engine.base import Completion, Prompt
+from msft_lite.engine.replaced import difference, replaced
 from msft_lite.errors import EngineError
 from msft_lite.model.load import trainable_parameters
 from msft_lite.model.weights import Weights
@@ -57,7 +58,7 @@ class TorchEngine:
         Raises:
             EngineError: names or shapes are not those of the model's trainable tensors.
         """
-        problem = _difference(trainable_parameters(self._model), weights.tensors)
+        problem = difference(trainable_parameters(self._model), weights.tensors)
         if problem:
             raise EngineError(f"snapshot {label} does not fit the model: {problem}")
         self._weights = weights
@@ -121,7 +122,7 @@ class TorchEngine:
     def _borrowed(self) -> Iterator[None]:
         """The model with the swapped weights, in evaluation mode, put back at the end."""
         training = [module for module in self._model.modules() if module.training]
-        with self._memory_advice(), torch.no_grad(), _replaced(self._model, self._weights):
+        with self._memory_advice(), torch.no_grad(), replaced(self._model, self._weights):
             try:
                 self._model.eval()
                 yield
@@ -238,31 +239,3 @@ def _greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     table = logits.float().log_softmax(-1)
     chosen = logits.argmax(-1)
     return table.gather(-1, chosen[:, None])[:, 0], chosen
-
-
-def _difference(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> str:
-    names = sorted(ours.keys() ^ theirs.keys())
-    if names:
-        owner = "only the model has" if names[0] in ours else "only the snapshot has"
-        return f"{owner} {names[0]} (one of {len(names)} such tensors)"
-    for name, tensor in ours.items():
-        if tensor.shape != theirs[name].shape:
-            return f"{name} is {tuple(tensor.shape)} there and {tuple(theirs[name].shape)} here"
-    return ""
-
-
-@contextmanager
-def _replaced(model: nn.Module, weights: Weights | None) -> Iterator[None]:
-    """The model with ``weights`` in it; only tensors that differ are copied, and put back."""
-    parameters = {} if weights is None else trainable_parameters(model)
-    originals: dict[str, torch.Tensor] = {}
-    try:
-        for name, tensor in parameters.items():
-            replacement = weights.tensors[name].to(tensor)  # pyright: ignore[reportOptionalMemberAccess]
-            if not torch.equal(tensor, replacement):
-                originals[name] = tensor.clone()
-                tensor.copy_(replacement)
-        yield
-    finally:
-        for name, tensor in originals.items():
-            parameters[name].copy_(tensor)

@@ -22,6 +22,7 @@ from msft_lite.engine.base import Completion, Prompt
 from msft_lite.engine.bit_check import BitCheck
 from msft_lite.engine.cache_size import cache_bytes
 from msft_lite.engine.checkpoint_names import CheckpointNames
+from msft_lite.engine.dequantised import DequantisedBase
 from msft_lite.engine.handover import notice_of, weights_folder
 from msft_lite.engine.worker_process import WorkerProcess
 from msft_lite.errors import EngineError
@@ -83,13 +84,18 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, settings: VllmSettings) -> None:
+    def __init__(self, settings: VllmSettings, *, base: DequantisedBase | None = None) -> None:
         """Starts the engine's process and returns at once.
+
+        Args:
+            settings: what it loads, and within which limits.
+            base: whose folder ``settings`` name; it is checked and removed once it is loaded.
 
         Raises:
             EngineError: the model folder, the adapter or the interpreter cannot be used.
         """
         self._settings = settings
+        self._base = base
         self._scaling = None if settings.adapter is None else Scaling.of(settings.adapter)
         self._checkpoint = CheckpointNames.of(settings.model_folder)
         arguments = _engine_arguments(settings, self._scaling)
@@ -115,10 +121,14 @@ class VllmEngine:
             raise self._failure
         if self._introduction is None:
             try:
-                self._introduction = self._read_introduction()
+                introduction = self._read_introduction()
+                if self._base is not None:
+                    self._note(self._base.check(self._ask, introduction["model"]))
+                    self._base.remove()
+                self._introduction = introduction
             except EngineError as error:
                 self._failure = error
-                self._process.close()
+                self.close()
                 raise
         return self._introduction
 
@@ -200,6 +210,8 @@ class VllmEngine:
     def close(self) -> None:
         """Ends the engine's process; may be called twice."""
         self._process.close()
+        if self._base is not None:
+            self._base.remove()
 
     def _is_starting(self) -> bool:
         return not self._process.has_answer() and time.monotonic() < self._deadline

@@ -127,6 +127,7 @@ class _Engine:
         self.introduction = {
             "vllm": vllm.__version__,
             "torch": torch.__version__,
+            "model": self._llm.llm_engine.model_config.model,
             "import_seconds": imported - started,
             "start_seconds": time.monotonic() - imported,
         }
@@ -298,7 +299,9 @@ def _unfused(worker: Any, shapes: dict[str, list[int]]) -> dict[str, Any]:
     parameters, mapper = dict(model.named_parameters()), _renaming(model)
     found: dict[str, Any] = {}
     for name, shape in shapes.items():
-        tensor = parameters.get(name if mapper is None else mapper._map_name(name))
+        place = name if mapper is None else mapper._map_name(name)
+        under_adapter = f"{place.removesuffix('.weight')}.base_layer.weight"
+        tensor = parameters.get(place, parameters.get(under_adapter))
         # A fused or packed tensor has another shape; a vocabulary is padded with more rows.
         if tensor is None or tensor.dim() != len(shape) or not shape:
             continue

@@ -49,7 +49,7 @@ class ModelTable(Table):
     tuning: Literal["lora", "full"] = "lora"
     """lora trains an adapter, full trains every weight."""
     load_in_4bit: bool = False
-    """Hold the frozen base in 4 bits (NF4, double quantised); for lora and the torch engine."""
+    """Hold the frozen base in 4 bits (NF4, double quantised), for lora; vllm holds it unpacked."""
     lora_r: Positive = 16
     """Rank of the adapter."""
     lora_alpha: Positive = 32
@@ -63,7 +63,7 @@ class ModelTable(Table):
     use_rslora: bool = False
     """Scale the adapter by lora_alpha / sqrt(lora_r), which suits high ranks."""
     use_dora: bool = False
-    """Train the length of every weight column apart from its direction; for the torch engine."""
+    """Train the length of every weight column apart from its direction; vllm gets it merged."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """Attention kernel in training; left out: the model library's choice."""
     gradient_checkpointing: Annotated[bool | Positive, BeforeValidator(layer_interval)] = False
@@ -203,7 +203,7 @@ class EngineTable(Table):
     """[engine]: what generates the answers; all but the name changes results by rounding only."""
 
     name: Literal["auto", "vllm", "torch"] = "auto"
-    """auto: vllm where it can be used, else torch."""
+    """auto: vllm where it can be used and a 4-bit base, unpacked, is no burden; else torch."""
     python: RecipePath | None = None
     """Interpreter of another environment that holds vllm."""
     threads: Positive | None = None

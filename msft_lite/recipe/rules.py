@@ -15,7 +15,6 @@ PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
 
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
-    yield from _engine(recipe)
     yield from _optimizer(recipe)
     yield from _snapshots(recipe)
     yield from _batches(recipe)
@@ -24,21 +23,6 @@ def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     yield from _scores(recipe)
     yield from _control_rows(recipe)
     yield from _shots(recipe)
-
-
-def _engine(recipe: Recipe) -> Iterator[Conflict]:
-    if recipe.model.load_in_4bit and recipe.engine.name == "vllm":
-        yield (
-            "engine.name",
-            "vllm would answer with another base than the 4-bit one that is trained on; "
-            'with model.load_in_4bit the engine is "torch", or "auto"',
-        )
-    if recipe.model.use_dora and recipe.engine.name == "vllm":
-        yield (
-            "engine.name",
-            "vllm cannot be given a DoRA adapter; with model.use_dora the engine is "
-            '"torch", or "auto"',
-        )
 
 
 def _optimizer(recipe: Recipe) -> Iterator[Conflict]:

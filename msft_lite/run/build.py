@@ -32,6 +32,7 @@ from msft_lite.recipe import Recipe, digest
 from msft_lite.report.live import Watcher
 from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad_id
 from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.handover import HOW, handover_of
 from msft_lite.run.resuming import choice_key, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
@@ -112,7 +113,8 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
         f"{' over a base in 4 bits' if settings.load_in_4bit else ''} on "
         f"{settings.device} with {torch.get_num_threads()} threads"
     )
-    shop.watch.say(shop.choice.line)
+    how = f"; {HOW[handover_of(settings)]}" if shop.choice.kind == "vllm" else ""
+    shop.watch.say(shop.choice.line + how)
     shop.watch.say(batch_line(shop.model, settings))
     for note in notes:
         shop.watch.say(note)
@@ -291,6 +293,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "padding_free": takes_packed_rows(shop.model),
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
+        "handover": handover_of(shop.settings) if shop.choice.kind == "vllm" else None,
         "signal": recipe.method.signal,
         "metric": {task.name: task.metric.name for task in shop.tasks},
         "score": {task.name: task.score for task in shop.tasks},

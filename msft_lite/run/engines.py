@@ -17,6 +17,9 @@ from msft_lite.data.task import Question, Task
 from msft_lite.engine.base import EvalEngine
 from msft_lite.engine.canary import PROBE_NEW_TOKENS, Canary, tolerance_of
 from msft_lite.engine.choose import Choice, choose_engine
+from msft_lite.engine.dequantised import DequantisedBase
+from msft_lite.engine.handover import SHARED_MEMORY, remove_stale_folders
+from msft_lite.engine.merged import MergingEngine
 from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.errors import DataError, ModelError, RecipeError
@@ -25,6 +28,7 @@ from msft_lite.model.folder import local_folder
 from msft_lite.model.settings import ModelSettings
 from msft_lite.recipe import Recipe
 from msft_lite.run.evaluator import Answers, Evaluator, Losses, loss_rows, prompt_of
+from msft_lite.run.handover import handover_of, too_large_for_auto
 from msft_lite.run.workshop import Workshop
 
 NO_ENGINE = Choice("none", "engine: none, as every score is a loss, which the trainer computes")
@@ -63,15 +67,10 @@ def engine_choice(recipe: Recipe) -> Choice:
     if all((task.metric or recipe.eval.metric) == LOSS for task in recipe.tasks):
         return NO_ENGINE
     return choose_engine(
-        recipe.engine.name, python=engine_python(recipe), only_torch=_only_torch(recipe)
+        recipe.engine.name,
+        python=engine_python(recipe),
+        only_torch=too_large_for_auto(recipe),
     )
-
-
-def _only_torch(recipe: Recipe) -> str:
-    """Returns what vLLM cannot be given of the recipe's model, empty if there is nothing."""
-    if recipe.model.load_in_4bit:
-        return "the 4-bit base that is trained on"
-    return "a DoRA adapter" if recipe.model.use_dora else ""
 
 
 def check_scoring(
@@ -130,6 +129,8 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
         EngineError: it cannot be started.
     """
     table = recipe.engine
+    for place in (SHARED_MEMORY, shop.folder.path):  # of a run that was killed, perhaps another
+        remove_stale_folders(place)
     if shop.choice.kind == "torch":
         return TorchEngine(
             shop.model,
@@ -143,22 +144,29 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
         "enforce_eager": table.enforce_eager,
         "max_num_seqs": table.max_num_seqs,
     }
-    return VllmEngine(
+    how, folder = handover_of(shop.settings), base_folder(shop.settings)
+    base = None
+    if how == "adapter over the dequantised base":
+        base = DequantisedBase(shop.model, folder, fallback=shop.folder.path)
+        folder = base.folder
+    engine = VllmEngine(
         VllmSettings(
-            model_folder=base_folder(shop.settings),
+            model_folder=folder,
             dtype=shop.settings.dtype,
             max_model_len=engine_length(shop.tasks),
             eos_ids=end_ids(shop),
             log_path=shop.folder.engine_log,
-            adapter=adapter_config(shop.model) if shop.settings.tuning == "lora" else None,
+            adapter=adapter_config(shop.model) if how.startswith("adapter") else None,
             python=engine_python(recipe),
             threads=table.threads,
             trust_remote_code=shop.settings.trust_remote_code,
             start_timeout_seconds=table.start_timeout_seconds,
             call_timeout_seconds=table.call_timeout_seconds,
             **{key: value for key, value in chosen.items() if value is not None},
-        )
+        ),
+        base=base,
     )
+    return MergingEngine(engine, shop.model) if how == "merged" else engine
 
 
 def build_evaluator(recipe: Recipe, shop: Workshop) -> Evaluator:

@@ -36,6 +36,7 @@ from msft_lite.recipe.models import TrainTable
 from msft_lite.report.wording import bytes_text
 from msft_lite.run.build import model_settings, settle_process, train_settings
 from msft_lite.run.engines import base_folder, engine_choice, engine_length
+from msft_lite.run.handover import handover_of, room_line
 from msft_lite.run.survey import Survey
 from msft_lite.train.optimizer_bytes import optimizer_bytes
 from msft_lite.train.settings import Optim
@@ -94,6 +95,7 @@ class Steps:
         load: of the recipe.
         parts_of: what a variant's step needs, by part; an answer is kept.
         engine_bytes: what vllm holds beside any of them; 0 without vllm.
+        base_bytes: of the model in ``settings.dtype``, none of it in 4 bits.
     """
 
     settings: ModelSettings
@@ -101,6 +103,7 @@ class Steps:
     load: Load
     parts_of: Callable[[Load], StepBytes]
     engine_bytes: int
+    base_bytes: int
 
     @property
     def held_bytes(self) -> int:
@@ -130,8 +133,9 @@ def steps_of(recipe: Recipe, tasks: Sequence[Task], config: PretrainedConfig) ->
     """
     settings, shape, load = model_settings(recipe), longest_step(recipe, tasks), _load(recipe)
     parts_of = _parts_of(config, settings, shape, recipe.train)
-    engine = _engine_bytes(recipe, settings, tasks, parts_of(load))
-    return Steps(settings, shape, load, parts_of, engine)
+    dense = parts_of(replace(load, load_in_4bit=False)).weights
+    engine = _engine_bytes(recipe, settings, tasks, dense)
+    return Steps(settings, shape, load, parts_of, engine, dense)
 
 
 def forecast(
@@ -167,6 +171,14 @@ def steps_found(recipe: Recipe, found: Survey) -> Steps | None:
     if found.problems or found.config is None or not tasks:
         return None
     return steps_of(recipe, tasks, found.config)
+
+
+def passing_lines(recipe: Recipe, steps: Steps) -> list[str]:
+    """Returns what goes to vllm through which folder; nothing without vllm or for an adapter."""
+    how = handover_of(steps.settings)
+    if not steps.engine_bytes or how == "adapter":
+        return []
+    return [room_line(how, steps.base_bytes, run_folder=recipe.output_dir)]
 
 
 def remedies(steps: Steps, free: int | None) -> tuple[Change, ...]:
@@ -330,7 +342,7 @@ def _parts_of(
 
 
 def _engine_bytes(
-    recipe: Recipe, settings: ModelSettings, tasks: Sequence[Task], parts: StepBytes
+    recipe: Recipe, settings: ModelSettings, tasks: Sequence[Task], base_bytes: int
 ) -> int:
     """Returns what vllm holds while the model is trained: a base of its own, keys and values."""
     if engine_choice(recipe).kind != "vllm":
@@ -341,4 +353,4 @@ def _engine_bytes(
         max_model_len=engine_length(tasks),
         max_num_seqs=recipe.engine.max_num_seqs or MAX_NUM_SEQS,
     )
-    return parts.weights + kept + (CONTEXT_BYTES if settings.device == "cuda" else 0)
+    return base_bytes + kept + (CONTEXT_BYTES if settings.device == "cuda" else 0)

@@ -187,20 +187,16 @@ def _without_weights(recipe: Recipe) -> PreTrainedModel:
     Raises:
         ModelError: it describes none.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from msft_lite.model.dense import without_values
 
     model = recipe.model
-    remote = model.trust_remote_code
-    try:
-        config = AutoConfig.from_pretrained(
-            model.name_or_path, revision=model.revision, trust_remote_code=remote
+    return without_values(
+        ModelSettings(
+            name_or_path=model.name_or_path,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
         )
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"model {model.name_or_path!r} cannot be made: {reason}") from error
+    )
 
 
 def _encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Encoder:

@@ -130,11 +130,6 @@ CONFLICTS = {
         "model.load_in_4bit",
         'set tuning = "lora"',
     ),
-    ("model.load_in_4bit=true", "engine.name=vllm"): (
-        "engine.name",
-        "vllm would answer with another base",
-    ),
-    ("model.use_dora=true", "engine.name=vllm"): ("engine.name", "cannot be given a DoRA adapter"),
     ("model.use_rslora=true", "model.tuning=full"): ("model.use_rslora", "has no effect"),
 }
 
@@ -163,6 +158,7 @@ def test_refusals_of_keys_that_do_not_go_together(
         ("eval.steer_on=report", "data.report_samples=200"),
         ("model.load_in_4bit=true", "engine.name=torch"),
         ("model.load_in_4bit=true",),
+        ("model.load_in_4bit=true", "model.use_dora=true", "engine.name=vllm"),
         ("model.use_dora=true", "model.use_rslora=true", "engine.name=torch"),
         ("data.dir=rows",),
     ],

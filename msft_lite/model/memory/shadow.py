@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from msft_lite.errors import ModelError
 from msft_lite.model.adapter import attach_adapter
 from msft_lite.model.checkpointing import checkpoint_layers
 from msft_lite.model.four_bit import DTYPES, keep_weights_in_place, quantisation
@@ -64,8 +65,11 @@ def shadow_model(
         settings: dtype, tuning, 4 bits and checkpointing; name and device do not matter.
 
     Raises:
-        ModelError: bitsandbytes is missing, or a target module of the adapter does not exist.
+        ModelError: bitsandbytes is missing, a target module of the adapter does not exist, or it is
+            DoRA over 4 bits, whose layers unpack weights that have numbers only.
     """
+    if settings.load_in_4bit and settings.use_dora:
+        raise ModelError("the memory of DoRA over a base in 4 bits cannot be predicted")
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(
             copy.deepcopy(config),

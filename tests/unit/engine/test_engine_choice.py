@@ -39,6 +39,13 @@ def test_vllm_that_is_asked_for_and_absent_is_an_error(without_vllm: str) -> Non
         choose_engine("vllm", python=without_vllm)
 
 
+def test_auto_leaves_vllm_aside_for_a_reason_and_a_wish_does_not() -> None:
+    choice = choose_engine("auto", python="no/such/python", only_torch="the base is too large")
+    assert (choice.kind, choice.line) == ("torch", "engine: torch (slow), as the base is too large")
+    wished = choose_engine("vllm", python=sys.executable, only_torch="the base is too large")
+    assert wished.kind == "vllm"
+
+
 def test_torch_needs_no_look() -> None:
     assert choose_engine("torch", python="no/such/python").kind == "torch"
 

@@ -35,6 +35,14 @@ def test_the_folder_goes_when_the_engine_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_leftovers_go_from_both_places(tmp_path: Path) -> None:
+    for place in ("memory", "run"):
+        (tmp_path / place / (PREFIX + "left")).mkdir(parents=True)
+        (tmp_path / place / (PREFIX + "left") / LOCK_NAME).touch()
+    with weights_folder(TENSORS, fallback=tmp_path / "run", memory=tmp_path / "memory") as folder:
+        assert list(tmp_path.glob("*/*")) == [folder]
+
+
 def test_without_shared_memory_the_fallback_is_used(tmp_path: Path) -> None:
     with weights_folder(TENSORS, fallback=tmp_path, memory=tmp_path / "absent") as folder:
         assert folder.parent == tmp_path

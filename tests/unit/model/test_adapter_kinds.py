@@ -106,7 +106,7 @@ def test_ranks_are_stabilised_by_their_root(tiny_model_folder: Path) -> None:
     assert Scaling.of(adapter_config(model)).factor("model.layers.0.mlp.up_proj") == 4.0
 
 
-def test_dora_is_not_given_to_vllm(tiny_model_folder: Path) -> None:
+def test_dora_is_not_given_to_vllm_as_an_adapter(tiny_model_folder: Path) -> None:
     settings = ModelSettings(str(tiny_model_folder), lora_r=4, lora_alpha=8, use_dora=True)
-    with pytest.raises(EngineError, match="use_dora = True cannot be given to vLLM"):
+    with pytest.raises(EngineError, match="use_dora = True cannot be given to vLLM as an adapter"):
         Scaling.of(adapter_config(load_model(settings, seed=1)))

@@ -1,0 +1,83 @@
+"""How weights reach vLLM, and what is told of it before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from msft_lite.engine.handover import SHARED_MEMORY
+from msft_lite.model.dense import dense_bytes
+from msft_lite.model.settings import ModelSettings
+from msft_lite.recipe import load
+from msft_lite.report.wording import bytes_text
+from msft_lite.run.engines import engine_choice
+from msft_lite.run.handover import handover_of, room_line, too_large
+from msft_lite.run.memory import passing_lines, steps_found
+from msft_lite.run.survey import survey
+
+QLORA, DORA = "model.load_in_4bit=true", "model.use_dora=true"
+ONCE = "once, the 4-bit base dequantised; removed when vllm has loaded it"
+MERGED = "at every evaluation, base and adapter merged; removed after it"
+WHOLE = "at every evaluation, all weights; removed after it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "how"),
+    [
+        (ModelSettings(""), "adapter"),
+        (ModelSettings("", use_rslora=True), "adapter"),
+        (ModelSettings("", load_in_4bit=True), "adapter over the dequantised base"),
+        (ModelSettings("", use_dora=True), "merged"),
+        (ModelSettings("", use_dora=True, load_in_4bit=True), "merged"),
+        (ModelSettings("", tuning="full"), "full"),
+    ],
+)
+def test_the_way_follows_from_the_tuning(settings: ModelSettings, how: str) -> None:
+    assert handover_of(settings) == how
+
+
+def test_a_4_bit_base_is_not_put_on_a_small_gpu_a_second_time() -> None:
+    """Qwen3-8B has 16.4 GB in bfloat16: 24 GB hold it once in 4 bits, not beside that dense."""
+    assert too_large(16_381_470_720, 80 << 30) == ""
+    told = too_large(16_381_470_720, 24 << 30)
+    assert "dequantised, 16.4 GB, more than half of this GPU" in told
+    assert 'engine.name = "vllm" tries it' in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ((), ""),
+        ((QLORA,), ONCE),
+        ((DORA,), MERGED),
+        ((QLORA, DORA), MERGED),
+        (("model.tuning=full", "model.lora_r=", "model.lora_alpha="), WHOLE),
+    ],
+    ids=["lora", "qlora", "dora", "qdora", "full"],
+)
+def test_check_tells_what_passes_and_counts_a_dense_base_for_the_engine(
+    small_recipe: Path, changes: tuple[str, ...], told: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("vllm")
+    recipe = load(small_recipe, [*changes, "engine.name=auto", "engine.kv_cache_bytes=1000"])
+    assert engine_choice(recipe).kind == "vllm"
+    steps = steps_found(recipe, survey(recipe))
+    assert steps is not None
+    dense = dense_bytes(ModelSettings(str(recipe.model.name_or_path)))
+    buffers = steps.base_bytes - dense  # angles of the positions
+    assert 0 < buffers < 0.02 * dense
+    assert steps.engine_bytes == steps.base_bytes + 1000
+    size = bytes_text(steps.base_bytes)
+    wanted = [f"through {SHARED_MEMORY} to vllm: {size} {told}"] if told else []
+    assert passing_lines(recipe, steps) == wanted
+    torch = load(small_recipe, [*changes, "engine.name=torch"])
+    without = steps_found(torch, survey(torch))
+    assert without is not None
+    assert passing_lines(torch, without) == []
+
+
+def test_where_shared_memory_is_too_small_the_run_folder_is_named(tmp_path: Path) -> None:
+    line = room_line("merged", 1 << 60, run_folder=tmp_path)
+    assert line.startswith(f"through {tmp_path} to vllm: 1.15e+06 TB")
