@@ -28,6 +28,7 @@ from msft_lite.model.loss import TokenLosses, base_model, output_head
 from msft_lite.model.settings import LossKernelChoice, LossKernelName
 
 PACKAGES: dict[LossKernelName, tuple[str, str]] = {  # module, and what pip calls it
+    "chunked": ("msft_lite", "msft-lite"),
     "liger": ("liger_kernel", "liger-kernel"),
     "cut_cross_entropy": ("cut_cross_entropy", "cut-cross-entropy"),
 }
@@ -104,8 +105,6 @@ def resolve_loss_kernel(
 
 def missing_package(name: LossKernelName) -> str | None:
     """Returns what is not installed for the kernel, as pip calls it, or None."""
-    if name == "chunked":
-        return None
     module, package = PACKAGES[name]
     return package if find_spec(module) is None else None
 
@@ -151,7 +150,9 @@ def _losses_and_gradients(losses_of: TokenLosses, head: nn.Linear) -> list[torch
     weight, bias = head.weight.detach(), head.bias
     device, width = weight.device, weight.shape[1]
     rows = min(_PROOF_VOCABULARY, len(weight))
-    part = nn.Linear(width, rows, bias=bias is not None, device=device, dtype=weight.dtype)
+    part = nn.utils.skip_init(  # which draws no random weights
+        nn.Linear, width, rows, bias=bias is not None, device=device, dtype=weight.dtype
+    )
     places = torch.arange(_PROOF_TOKENS * width, dtype=torch.float32, device=device)
     with torch.no_grad():
         part.weight.copy_(weight[:rows])
