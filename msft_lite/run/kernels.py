@@ -65,6 +65,20 @@ def loss_kernel(recipe: Recipe, model: torch.nn.Module) -> LossKernel:
     )
 
 
+def prediction_notes(recipe: Recipe, device: str) -> tuple[str, ...]:
+    """Returns what is to be known of the memory that is predicted for a GPU."""
+    name = recipe.train.loss_kernel
+    is_fused = recipe.model.liger_kernels or (
+        name != "chunked" and missing_package("liger" if name == "auto" else name) is None
+    )
+    if device != "cuda" or not is_fused:
+        return ()
+    return (
+        "predicted with the loss in chunks and the layers of transformers: fused kernels compute "
+        "nothing from shapes alone",
+    )
+
+
 def layers_line() -> str:
     """Returns what to tell of fused layers."""
     return f"norms, rotary positions and gated layers: the fused kernels of {PACKAGE}"

@@ -12,7 +12,7 @@ from msft_lite.model.load import ModelSettings, load_model
 from msft_lite.recipe import load
 from msft_lite.run import kernels
 from msft_lite.run.build import model_settings, train_settings
-from msft_lite.run.kernels import check_layer_kernels, check_loss_kernel
+from msft_lite.run.kernels import check_layer_kernels, check_loss_kernel, prediction_notes
 from msft_lite.run.survey import survey
 
 CUDA = ModelSettings("", device="cuda", dtype="bfloat16")
@@ -45,6 +45,19 @@ def test_what_is_not_installed_is_told_with_the_way_to_get_it(
     with pytest.raises(RecipeError, match="liger-kernel is not installed: pip install liger-ke"):
         check_layer_kernels(table, "cuda")
     check_layer_kernels(load(small_recipe).model, "cuda")
+
+
+def test_a_prediction_says_what_it_leaves_out(
+    small_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "missing_package", lambda name: None if name == "liger" else name)
+    plain, fused = load(small_recipe), load(small_recipe, ["model.liger_kernels=true"])
+    chunked = load(small_recipe, ["train.loss_kernel=chunked"])
+    for recipe, count in ((plain, 1), (fused, 1), (chunked, 0)):
+        assert len(prediction_notes(recipe, "cuda")) == count
+        assert prediction_notes(recipe, "cpu") == ()
+    monkeypatch.setattr(kernels, "missing_package", missing)
+    assert prediction_notes(plain, "cuda") == ()
 
 
 def test_cut_cross_entropy_takes_no_float32() -> None:
