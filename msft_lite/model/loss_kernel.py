@@ -150,9 +150,9 @@ def _losses_and_gradients(losses_of: TokenLosses, head: nn.Linear) -> list[torch
     weight, bias = head.weight.detach(), head.bias
     device, width = weight.device, weight.shape[1]
     rows = min(_PROOF_VOCABULARY, len(weight))
-    part = nn.utils.skip_init(  # which draws no random weights
-        nn.Linear, width, rows, bias=bias is not None, device=device, dtype=weight.dtype
-    )
+    # On no device: a linear layer draws random weights where it is made.
+    part = nn.Linear(width, rows, bias=bias is not None, device="meta", dtype=weight.dtype)
+    part.to_empty(device=device)
     places = torch.arange(_PROOF_TOKENS * width, dtype=torch.float32, device=device)
     with torch.no_grad():
         part.weight.copy_(weight[:rows])

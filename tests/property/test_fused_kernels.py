@@ -217,7 +217,8 @@ def test_losses_of_rows_are_those_with_chunks(tiny_model_folder: Path) -> None:
 def fused(folder: Path, tuning: str, *, is_fused: bool) -> nn.Module:
     """The model as `load_model` makes it with ``liger_kernels``, which it does for a GPU alone."""
     settings = ModelSettings(str(folder), tuning="full")
-    model = base_model(load_model(replace(settings, padding_free=False), seed=1)).to(DEVICE)
+    model = base_model(load_model(replace(settings, padding_free=False), seed=1))
+    model.to(torch.device(DEVICE))  # pyright: ignore[reportArgumentType]
     if is_fused:
         expected = states_to_keep(model)
         fuse_layers(model, replace(settings, device=DEVICE))
