@@ -9,6 +9,7 @@ from msft_lite.errors import OutOfMemory
 from msft_lite.recipe import Recipe
 from msft_lite.report.tables import Grid, rich_grid
 from msft_lite.report.wording import bytes_text, counted
+from msft_lite.run.kernels import prediction_notes
 from msft_lite.run.memory import (
     Forecast,
     Measured,
@@ -46,6 +47,7 @@ def print_memory(recipe: Recipe, found: Survey, console: Console, *, takes_step:
     assert told is not None, "the same data told of steps"
     print_forecast(told, console)
     print_lines(passing_lines(recipe, steps), console)
+    print_lines(prediction_notes(recipe, told.device), console)
     if choice is not None:
         print_lines([f"{KEY} would choose {choice.line}"], console)
     elif told.fits is not False and takes_step:

@@ -55,6 +55,40 @@ class Batch:
     bounds: RowBounds | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HostBatch:
+    """A `Batch` before it is on its device: all of its numbers in one tensor of the host.
+
+    Attributes:
+        numbers: int64, one after another: ids, positions and targets, of packed rows also
+            position_ids and ends. In pinned memory if the device is a GPU: the copy there then
+            waits for nothing, and nothing waits for the copy.
+        sizes: how many of each.
+        width: of padded rows; of packed ones all tokens.
+        counts: as of `Batch`.
+        lengths: of packed rows; None where they are padded.
+        device: that it is meant for.
+    """
+
+    numbers: torch.Tensor
+    sizes: tuple[int, ...]
+    width: int
+    counts: tuple[int, ...]
+    lengths: tuple[int, ...] | None
+    device: torch.device
+
+    def on_device(self) -> Batch:
+        """Returns the batch, copied to its device at once."""
+        numbers = self.numbers.to(self.device, non_blocking=True)
+        ids, positions, targets, *bounds = numbers.split(self.sizes)
+        ids = ids.view(-1, self.width)
+        if self.lengths is None:
+            return Batch(ids, positions, targets, self.counts)
+        places, starts = bounds
+        ends = RowBounds(places[None], starts.to(torch.int32), self.lengths)
+        return Batch(ids, positions, targets, self.counts, ends)
+
+
 def collate(
     rows: Sequence[Row],
     *,
@@ -63,7 +97,21 @@ def collate(
     silent: Sequence[Sequence[Span]] = (),
     packed: bool = False,
 ) -> Batch:
-    """Returns the batch of (prompt, answer) pairs, each with at least one token.
+    """Returns the batch of (prompt, answer) pairs; arguments are those of `lay_out_rows`."""
+    return lay_out_rows(
+        rows, pad_id=pad_id, device=device, silent=silent, packed=packed
+    ).on_device()
+
+
+def lay_out_rows(
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    device: torch.device | str,
+    silent: Sequence[Sequence[Span]] = (),
+    packed: bool = False,
+) -> HostBatch:
+    """Returns (prompt, answer) pairs, each with at least one token, as a batch on the host.
 
     Args:
         rows: token ids.
@@ -86,20 +134,33 @@ def collate(
         positions += [first + place for place in spoken]
         targets += [answer[place] for place in spoken]
         counts.append(len(spoken))
-    if not packed:
-        found = _on_device([ids, positions, targets], device)
-        return Batch(found[0].view(len(rows), width), found[1], found[2], tuple(counts))
-    places = list(chain.from_iterable(range(length) for length in lengths))
-    found = _on_device([ids, positions, targets, places, starts], device)
-    bounds = RowBounds(found[3][None], found[4].to(torch.int32), lengths)
-    return Batch(found[0][None], found[1], found[2], tuple(counts), bounds)
+    parts = [ids, positions, targets]
+    if packed:
+        width = len(ids)
+        parts += [list(chain.from_iterable(map(range, lengths))), starts]
+    device = torch.device(device)
+    return HostBatch(
+        numbers=_on_host(parts, pinned=device.type == "cuda"),
+        sizes=tuple(map(len, parts)),
+        width=width,
+        counts=tuple(counts),
+        lengths=lengths if packed else None,
+        device=device,
+    )
 
 
 def collate_examples(
     examples: Sequence[Example], *, pad_id: int, device: torch.device | str, packed: bool = False
 ) -> Batch:
     """Returns the batch of ``examples``, with loss on what is not silent."""
-    return collate(
+    return lay_out_examples(examples, pad_id=pad_id, device=device, packed=packed).on_device()
+
+
+def lay_out_examples(
+    examples: Sequence[Example], *, pad_id: int, device: torch.device | str, packed: bool = False
+) -> HostBatch:
+    """Returns the batch of ``examples`` on the host, with loss on what is not silent."""
+    return lay_out_rows(
         [(example.prompt, example.answer) for example in examples],
         pad_id=pad_id,
         device=device,
@@ -133,15 +194,7 @@ def _spoken(length: int, silent: Sequence[Span]) -> list[int]:
     ]
 
 
-def _on_device(
-    parts: Sequence[Sequence[int]], device: torch.device | str
-) -> tuple[torch.Tensor, ...]:
-    """Returns ``parts`` as int64 tensors, made at once and copied at once.
-
-    From pinned memory the copy to a GPU waits for nothing: the next batch is made while the GPU
-    still computes the one before.
-    """
-    whole = torch.tensor(list(chain.from_iterable(parts)), dtype=torch.int64)
-    if torch.device(device).type == "cuda":
-        whole = whole.pin_memory().to(device, non_blocking=True)
-    return whole.split([len(part) for part in parts])
+def _on_host(parts: Sequence[Sequence[int]], *, pinned: bool) -> torch.Tensor:
+    """Returns the numbers of all ``parts``, one after another, int64."""
+    numbers = torch.tensor(list(chain.from_iterable(parts)), dtype=torch.int64)
+    return numbers.pin_memory() if pinned else numbers

@@ -15,8 +15,8 @@ What happens to the gradient depends on the output head:
   chunk by chunk, and called again in the backward pass.
 
 Logits are in the dtype of the head, as the head itself would give them; everything behind them is
-float32, as in ``cross_entropy(head(hidden).float(), targets)``. Kernels that keep logits out of
-memory altogether (Wijmans et al., arXiv 2411.09009) would save the chunk as well.
+float32, as in ``cross_entropy(head(hidden).float(), targets)``. For the fused kernels of others see
+`loss_kernel`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def token_losses(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -
         hidden: [N, D].
         targets: int64 [N], each below V.
     """
-    if isinstance(head, nn.Linear) and _is_plain(head):
+    if isinstance(head, nn.Linear) and is_plain(head):
         return _Losses.apply(hidden, head.weight, head.bias, targets)
     if not len(targets):
         return hidden.new_zeros(0, dtype=torch.float32)
@@ -61,10 +61,11 @@ def token_losses(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -
 
 def recomputes_logits(head: nn.Module) -> bool:
     """Returns whether the backward pass of `token_losses` runs ``head`` a second time."""
-    return not _is_plain(head) or any(p.requires_grad for p in head.parameters())
+    return not is_plain(head) or any(p.requires_grad for p in head.parameters())
 
 
-def _is_plain(head: nn.Module) -> bool:
+def is_plain(head: nn.Module) -> bool:
+    """Returns whether ``head`` is a linear layer and nothing more."""
     return type(head) is nn.Linear  # not a subclass, which may compute something else
 
 

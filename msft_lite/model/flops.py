@@ -34,9 +34,9 @@ from transformers.pytorch_utils import Conv1D
 from msft_lite.errors import ModelError
 from msft_lite.model.batch import collate
 from msft_lite.model.checkpointing import recomputed_layers
-from msft_lite.model.cross_entropy import recomputes_logits
 from msft_lite.model.four_bit import weight_count
 from msft_lite.model.loss import answer_states, base_model, evaluating, output_head
+from msft_lite.model.loss_kernel import CHUNKED, LossKernel
 
 # Two tokens of a prompt and one of an answer: a matrix that all tokens pass sees three rows, the
 # head sees one.
@@ -97,7 +97,7 @@ class _Product:
     gradients: int
 
 
-def flop_rates(model: nn.Module) -> FlopRates | None:
+def flop_rates(model: nn.Module, *, loss_kernel: LossKernel = CHUNKED) -> FlopRates | None:
     """Returns the rates of ``model``, or None where they cannot be told.
 
     They cannot where not every token passes every matrix (a mixture of experts), where weights are
@@ -111,6 +111,7 @@ def flop_rates(model: nn.Module) -> FlopRates | None:
 
     Args:
         model: as `load_model` returns it; its layers say whether they are computed again.
+        loss_kernel: of training; whether it runs the output head twice counts.
     """
     base = base_model(model)
     width = _query_width(base)
@@ -136,7 +137,7 @@ def flop_rates(model: nn.Module) -> FlopRates | None:
         body_backward=_backward(body),
         head_forward=_forward(head),
         head_backward=_backward(head),
-        head_recompute=_forward(head) if recomputes_logits(output_head(base)) else 0,
+        head_recompute=_forward(head) if loss_kernel.recomputes_logits(output_head(base)) else 0,
         attention_forward=4 * width * layers,
         attention_backward=2 * width * _attention_gradients(gradients, layers),
         body_recompute=sum(map(_forward, again)),

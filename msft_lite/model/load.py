@@ -36,6 +36,7 @@ from msft_lite.model.four_bit import (
     keep_weights_in_place,
     quantisation,
 )
+from msft_lite.model.fused_layers import check_fused, fuse_layers, states_to_keep
 from msft_lite.model.loss import check_head
 from msft_lite.model.offload import CudaLane
 from msft_lite.model.packing import lay_out
@@ -129,6 +130,9 @@ def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftM
     _check_device(settings)
     base = _load_base(settings)
     check_head(base)
+    expected = states_to_keep(base) if settings.liger_kernels else None
+    if settings.liger_kernels:
+        fuse_layers(base, settings)
     model: PreTrainedModel | PeftModel = base
     if settings.tuning == "lora":
         model = attach_adapter(base, settings, seed=seed)
@@ -136,6 +140,8 @@ def load_model(settings: ModelSettings, *, seed: int) -> PreTrainedModel | PeftM
         base.requires_grad_(True)
     checkpoint_layers(base, settings, CudaLane() if settings.activation_offload else None)
     placed = _placed(model, settings)
+    if expected is not None:
+        check_fused(placed, expected, settings)
     lay_out(placed, settings)
     return placed
 
@@ -238,6 +244,8 @@ def _check_device(settings: ModelSettings) -> None:
             "activation_offload: on the CPU there is nothing to offload, activations are in the "
             "host's memory; leave it out"
         )
+    if settings.liger_kernels and settings.device == "cpu":
+        raise ModelError("liger_kernels: the kernels are for NVIDIA GPUs; leave it out")
     if settings.device != "cuda" or settings.dtype != "bfloat16":
         return
     # Emulation would work and be many times slower than float32.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from peft import PeftModel
@@ -13,6 +14,8 @@ from msft_lite.errors import ModelError
 from msft_lite.model.batch import Batch, Row, as_given, collate, in_batches
 from msft_lite.model.cross_entropy import token_losses
 from msft_lite.model.varlen import keeps_rows_apart, row_arguments
+
+TokenLosses: TypeAlias = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def hidden_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -33,14 +36,24 @@ def answer_states(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return hidden_states(model, batch).flatten(0, 1).index_select(0, batch.positions)
 
 
-def answer_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Returns the cross-entropy of every token that carries loss, float32 [N], in nats."""
-    return token_losses(output_head(model), answer_states(model, batch), batch.targets)
+def answer_losses(
+    model: torch.nn.Module, batch: Batch, losses_of: TokenLosses = token_losses
+) -> torch.Tensor:
+    """Returns the cross-entropy of every token that carries loss, float32 [N], in nats.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        batch: rows.
+        losses_of: computes it from head, hidden states and targets; see `loss_kernel`.
+    """
+    return losses_of(output_head(model), answer_states(model, batch), batch.targets)
 
 
-def row_losses(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Returns each row's losses added up, float32 [B]."""
-    parts = answer_losses(model, batch).split(batch.counts)
+def row_losses(
+    model: torch.nn.Module, batch: Batch, losses_of: TokenLosses = token_losses
+) -> torch.Tensor:
+    """Returns each row's losses added up, float32 [B]; arguments are those of `answer_losses`."""
+    parts = answer_losses(model, batch, losses_of).split(batch.counts)
     return torch.stack([part.sum() for part in parts])
 
 

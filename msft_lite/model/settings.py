@@ -9,6 +9,8 @@ from typing import Literal
 Dtype = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 Tuning = Literal["lora", "full"]
+LossKernelName = Literal["chunked", "liger", "cut_cross_entropy"]
+LossKernelChoice = LossKernelName | Literal["auto"]
 
 ALL_LINEAR = "all-linear"
 
@@ -33,6 +35,8 @@ class ModelSettings:
         use_rslora: scale by ``lora_alpha / sqrt(lora_r)`` instead.
         use_dora: train the length of every column of an adapted weight too.
         attn_implementation: as transformers names it; None is ``sdpa``.
+        liger_kernels: compute norms, rotations and gated layers in fused kernels, see
+            `fused_layers`; for a GPU.
         padding_free: lay the rows of a batch one after another, see `packing`; None is wherever
             that is proved to be safe and ``attn_implementation`` is None.
         gradient_checkpointing: recompute each layer's activations in the backward pass, or with a
@@ -55,6 +59,7 @@ class ModelSettings:
     use_rslora: bool = False
     use_dora: bool = False
     attn_implementation: str | None = None
+    liger_kernels: bool = False
     padding_free: bool | None = None
     gradient_checkpointing: bool | int = False
     activation_offload: bool = False

@@ -66,6 +66,8 @@ class ModelTable(Table):
     """Train the length of every weight column apart from its direction; vllm gets it merged."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """Attention kernel in training; left out: the model library's choice."""
+    liger_kernels: bool = False
+    """Compute norms, rotary positions and gated layers in liger-kernel's kernels; for a GPU."""
     gradient_checkpointing: Annotated[bool | Positive, BeforeValidator(layer_interval)] = False
     """Trade time for memory: each layer is computed again in the backward pass; k: every k-th."""
     activation_offload: bool = False
@@ -85,7 +87,7 @@ class ModelTable(Table):
         return self
 
     @model_validator(mode="after")
-    def _offload_moves_inputs_of_checkpointed_layers(self) -> ModelTable:
+    def _what_is_for_a_gpu(self) -> ModelTable:
         if self.activation_offload and self.gradient_checkpointing is False:
             raise problem(
                 "activation_offload",
@@ -98,6 +100,8 @@ class ModelTable(Table):
                 "on the CPU there is nothing to offload, activations are in the host's memory; "
                 "take it out",
             )
+        if self.liger_kernels and self.device == "cpu":
+            raise problem("liger_kernels", "the kernels are for NVIDIA GPUs; take it out")
         return self
 
 
@@ -114,6 +118,8 @@ class TrainTable(Table):
     """Keep that product, and take the most rows of a pass that fit when the run begins."""
     padding_free: bool | None = None
     """Lay the rows of a pass one after another, unpadded; left out: wherever it is safe."""
+    loss_kernel: Literal["auto", "chunked", "liger", "cut_cross_entropy"] = "auto"
+    """auto: on a GPU the fused kernel of liger-kernel where it is installed, else chunked."""
     max_length: Annotated[int, Field(ge=2)] = 512
     """Most tokens of a training row; what is longer is cut."""
     optim: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = "adamw"

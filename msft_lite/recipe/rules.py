@@ -16,6 +16,7 @@ PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _optimizer(recipe)
+    yield from _loss_kernel(recipe)
     yield from _snapshots(recipe)
     yield from _batches(recipe)
     yield from _presets(recipe)
@@ -47,6 +48,16 @@ def _optimizer(recipe: Recipe) -> Iterator[Conflict]:
             "the backward pass of flash_attention_2 adds up in any order; take "
             'model.attn_implementation out, or set it to "sdpa"',
         )
+
+
+def _loss_kernel(recipe: Recipe) -> Iterator[Conflict]:
+    key, name = "train.loss_kernel", recipe.train.loss_kernel
+    if name in ("liger", "cut_cross_entropy") and recipe.model.device == "cpu":
+        yield key, 'the kernel is for NVIDIA GPUs and model.device is cpu; take "chunked" or "auto"'
+    if name == "cut_cross_entropy" and recipe.train.deterministic:
+        yield key, 'adds gradients up in any order, and train.deterministic is true; take "auto"'
+    if name == "cut_cross_entropy" and recipe.model.dtype == "float32":
+        yield key, 'takes no float32, which model.dtype is; take "liger" or "auto"'
 
 
 def _snapshots(recipe: Recipe) -> Iterator[Conflict]:

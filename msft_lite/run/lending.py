@@ -13,7 +13,8 @@ from msft_lite.run.folder import RunFolder
 # Start rows that agree on these are of runs that compute the same numbers for the same request.
 SAME = (
     "setting", "seed", "signal", "steer_on", "tasks", "data", "base", "trainable", "device",
-    "dtype", "engine", "threads", "versions", "marks_per_epoch", "batch_rows", "memory",
+    "dtype", "engine", "threads", "versions", "loss_kernel",
+    "marks_per_epoch", "batch_rows", "memory",
 )  # fmt: skip
 ASKED = ("start", "share", "marks", "fresh", "score", "iid", "skip_digest")
 

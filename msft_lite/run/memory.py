@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
@@ -37,6 +38,7 @@ from msft_lite.report.wording import bytes_text
 from msft_lite.run.build import model_settings, settle_process, train_settings
 from msft_lite.run.engines import base_folder, engine_choice, engine_length
 from msft_lite.run.handover import handover_of, room_line
+from msft_lite.run.kernels import loss_kernel
 from msft_lite.run.survey import Survey
 from msft_lite.train.optimizer_bytes import optimizer_bytes
 from msft_lite.train.settings import Optim
@@ -260,14 +262,14 @@ def _measured(recipe: Recipe, shape: StepShape, beside_bytes: int) -> Measured:
         live.watch([tensor], part)
     ids = islice(cycle(range(vocabulary_size(model))), shape.length)
     examples = _examples(tuple(ids), shape)
+    optimizer, kernel = train_settings(recipe, settings), loss_kernel(recipe, model)
+    with nullcontext() if is_gpu else live:
+        Trainer(model, optimizer, seed=recipe.seed, pad_id=0, loss_kernel=kernel).step(examples)
     if is_gpu:
-        Trainer(model, train_settings(recipe, settings), seed=recipe.seed, pad_id=0).step(examples)
         return Measured(
             torch.cuda.max_memory_allocated() - beside.nbytes,
             torch.cuda.max_memory_reserved() - beside.nbytes,
         )
-    with live:
-        Trainer(model, train_settings(recipe, settings), seed=recipe.seed, pad_id=0).step(examples)
     return Measured(sum(live.peak.values()), None)
 
 

@@ -18,7 +18,7 @@ RESULT_KEYS = (
     "padding_free", "engine",
 )  # fmt: skip
 # What may differ, but may change the last bits of results.
-ROUNDING_KEYS = ("threads", "versions")
+ROUNDING_KEYS = ("threads", "versions", "loss_kernel")
 CHOICE = "auto_micro_batch"
 
 

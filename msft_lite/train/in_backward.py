@@ -53,7 +53,7 @@ class BackwardStep:
             if name not in self._norms:  # not used in this step
                 parameter.grad = torch.zeros_like(parameter)
                 self._take(name, parameter)
-        return total_norm(self._norms[name] for name in parameters)
+        return float(total_norm(self._norms[name] for name in parameters))
 
     def _take(self, name: str, parameter: torch.Tensor) -> None:
         norm = gradient_norm(parameter)

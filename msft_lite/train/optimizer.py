@@ -168,9 +168,9 @@ def gradient_norm(parameter: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(_gradient(parameter), dtype=torch.float32)
 
 
-def total_norm(norms: Iterable[torch.Tensor]) -> float:
-    """Returns the norm of the whole gradient from those of its tensors."""
-    return float(torch.linalg.vector_norm(torch.stack(list(norms))))
+def total_norm(norms: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Returns the norm of the whole gradient, without dimensions, from those of its tensors."""
+    return torch.linalg.vector_norm(torch.stack(list(norms)))
 
 
 def _gradient(parameter: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,10 @@ import torch
 
 from msft_lite.data.task import Example, TokenCount
 from msft_lite.errors import SnapshotError, TrainError
-from msft_lite.model.batch import Batch, Row, as_given, collate_examples, in_batches
+from msft_lite.model.batch import HostBatch, Row, as_given, in_batches, lay_out_examples
 from msft_lite.model.load import apply, capture, trainable_parameters
 from msft_lite.model.loss import evaluating, log_probabilities, row_losses, vocabulary_size
+from msft_lite.model.loss_kernel import CHUNKED, LossKernel
 from msft_lite.model.memory.exhausted import told_out_of_memory
 from msft_lite.model.packing import takes_packed_rows
 from msft_lite.model.weights import Weights
@@ -69,7 +70,13 @@ class Trainer:
     """
 
     def __init__(
-        self, model: torch.nn.Module, settings: TrainSettings, *, seed: int, pad_id: int
+        self,
+        model: torch.nn.Module,
+        settings: TrainSettings,
+        *,
+        seed: int,
+        pad_id: int,
+        loss_kernel: LossKernel = CHUNKED,
     ) -> None:
         """Starts with zero moments under the key ``""``.
 
@@ -78,6 +85,7 @@ class Trainer:
             settings: of the optimizer.
             seed: of dropout and stochastic rounding.
             pad_id: token id that fills rows up; any valid one, since nothing looks at it.
+            loss_kernel: as `resolve_loss_kernel` returns it for ``model``.
 
         Raises:
             TrainError: the optimizer needs a library or a GPU that is not there.
@@ -86,6 +94,7 @@ class Trainer:
         self._settings = settings
         self._seed = seed
         self._pad_id = pad_id
+        self._loss_kernel = loss_kernel
         self._parameters = trainable_parameters(model)
         self._vocabulary = vocabulary_size(model)
         self._packed = takes_packed_rows(model)
@@ -99,6 +108,11 @@ class Trainer:
     def steps(self) -> int:
         """Optimizer steps done since `renew`."""
         return self._steps
+
+    @property
+    def loss_kernel(self) -> LossKernel:
+        """How losses of training rows are computed."""
+        return self._loss_kernel
 
     def load(self, weights: Weights) -> None:
         """Replaces the trainable weights in place; moments and counters stay.
@@ -204,7 +218,7 @@ class Trainer:
         check_rows(examples, vocabulary=self._vocabulary, where=self._next_step)
         batches = self._in_batches(examples)
         with self._told_memory(), evaluating(self._model):
-            parts = [row_losses(self._model, self._collate(examples, of)) for of in batches]
+            parts = [self._row_losses(self._laid_out(examples, of)) for of in batches]
             sums = as_given(torch.cat(parts).tolist() if parts else [], batches)
         check_finite(examples, sums, where=self._next_step)
         return [loss / e.trained_tokens for e, loss in zip(examples, sums, strict=True)]
@@ -226,43 +240,54 @@ class Trainer:
         unit_bytes = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
-    def _accumulate(self, examples: Sequence[Example]) -> list[float]:
-        """Adds up the step's gradient and returns each row's summed loss."""
-        batches = self._in_batches(examples)
+    def _accumulate(
+        self, examples: Sequence[Example], batches: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Adds up the step's gradient and returns each row's summed loss, in order of batches."""
         trained_tokens = sum(example.trained_tokens for example in examples)
         self._model.train()
         sums = []
+        laid_out = (self._laid_out(examples, places) for places in batches)
+        if self._device.type == "cuda":
+            # All before the first pass, while the GPU still updates the weights of the step before:
+            # from then on there is nothing but launches between one pass and the next.
+            laid_out = list(laid_out)
         with _own_generator(self._device) as generator:
-            for micro, places in enumerate(batches):
+            for micro, batch in enumerate(laid_out):
                 generator.manual_seed(seed_at(self._seed, self._key, self._steps, micro))
-                losses = row_losses(self._model, self._collate(examples, places))
+                losses = self._row_losses(batch)
                 (losses.sum() / trained_tokens).backward()
                 sums.append(losses.detach())
-        # one wait for the GPU a step, not one a micro-batch
-        return as_given(torch.cat(sums).tolist(), batches)
+        return torch.cat(sums)
 
     def _in_batches(self, examples: Sequence[Example]) -> list[list[int]]:
         rows = [(example.prompt, example.answer) for example in examples]
         return in_batches(rows, self._settings.per_device_train_batch_size)
 
-    def _collate(self, examples: Sequence[Example], places: Sequence[int]) -> Batch:
-        return collate_examples(
+    def _laid_out(self, examples: Sequence[Example], places: Sequence[int]) -> HostBatch:
+        return lay_out_examples(
             [examples[place] for place in places],
             pad_id=self._pad_id,
             device=self._device,
             packed=self._packed,
         )
 
+    def _row_losses(self, batch: HostBatch) -> torch.Tensor:
+        return row_losses(self._model, batch.on_device(), self._loss_kernel.token_losses)
+
     def _step_after_backward(
         self, examples: Sequence[Example], turn: Turn
     ) -> tuple[list[float], float]:
         """Takes a step once all gradients are there; returns each row's loss, and their norm."""
-        sums = self._accumulate(examples)
-        check_finite(examples, sums, where=self._next_step)
-        check_not_zero(examples, sums, where=self._next_step)
+        batches = self._in_batches(examples)
+        losses = self._accumulate(examples, batches)
         self._optimizer.complete_gradients()
         norms = self._optimizer.norms()
-        norm = total_norm(norms.values())
+        # The only wait for the GPU in a step: what must be known before anything is updated.
+        *sums, norm = torch.cat([losses, total_norm(norms.values())[None]]).tolist()
+        sums = as_given(sums, batches)
+        check_finite(examples, sums, where=self._next_step)
+        check_not_zero(examples, sums, where=self._next_step)
         if not math.isfinite(norm):
             bad = [name for name, value in norms.items() if not value.isfinite()]
             name = bad[0] if bad else next(iter(norms))
@@ -290,7 +315,7 @@ class Trainer:
         self._model.train()
         with _own_generator(self._device) as generator:
             generator.manual_seed(seed_at(self._seed, self._key, self._steps, 0))
-            losses = row_losses(self._model, self._collate(examples, places))
+            losses = self._row_losses(self._laid_out(examples, places))
             sums = as_given(losses.detach().tolist(), [places])
             check_finite(examples, sums, where=self._next_step)
             check_not_zero(examples, sums, where=self._next_step)

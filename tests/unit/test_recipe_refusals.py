@@ -73,6 +73,8 @@ REFUSED = {
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
     "train.deterministic=1": "true or false is needed",
     "train.padding_free=1": "true or false is needed",
+    "train.loss_kernel=ligr": "must be one of 'auto', 'chunked', 'liger', 'cut_cross_entropy'",
+    "model.liger_kernels=1": "true or false is needed",
     "model.revision=12": "text in quotes",
     "model.name_or_path=": "model.name_or_path (from the command line): is missing",
     "model.name_or_path=a/b/c": "no folder",
@@ -160,6 +162,18 @@ TOGETHER = {
     ("model.attn_implementation=flash_attention_2", "train.deterministic=true"): (
         "train.deterministic = true (from the command line): the backward pass of "
         "flash_attention_2 adds up in any order"
+    ),
+    ("model.device=cpu", "model.liger_kernels=true"): (
+        "model.liger_kernels = true (from the command line): the kernels are for NVIDIA GPUs"
+    ),
+    ("model.device=cpu", "train.loss_kernel=liger"): (
+        'train.loss_kernel = "liger" (from the command line): the kernel is for NVIDIA GPUs and'
+    ),
+    ("train.deterministic=true", "train.loss_kernel=cut_cross_entropy"): (
+        "adds gradients up in any order, and train.deterministic is true"
+    ),
+    ("model.dtype=float32", "train.loss_kernel=cut_cross_entropy"): (
+        "takes no float32, which model.dtype is"
     ),
     ("model.device=cpu", "train.optim=paged_adamw_8bit"): (
         "paging needs a GPU and model.device is cpu; take 'adamw_8bit'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,20 @@ def test_a_finished_run_is_left_alone_by_changes(recipe: Recipe) -> None:
     before = files.recipe.read_bytes(), files.ledger.read_bytes()
     run(load_run(recipe.output_dir, HALVED), mode="resume", watch=Listener())
     assert (files.recipe.read_bytes(), files.ledger.read_bytes()) == before
+
+
+def test_a_resume_with_another_loss_kernel_goes_on_and_says_so(recipe: Recipe) -> None:
+    folder = killed(recipe, at=3)
+    ledger = RunFolder(folder).ledger
+    first, *rest = ledger.read_text().splitlines(keepends=True)
+    assert json.loads(first)["loss_kernel"] == "chunked"
+    ledger.write_text("".join([first.replace('"chunked"', '"liger"'), *rest]))
+    listener = Listener(killed_at=4)
+    with pytest.raises(Killed):
+        run(load_run(folder), mode="resume", watch=listener)
+    assert "loss: logits in chunks" in listener.said
+    told = "the run began with loss_kernel = liger and goes on with chunked: the last bits of its"
+    assert any(text.startswith(told) for text in listener.said)
 
 
 def test_the_last_recorded_settings_count() -> None:
