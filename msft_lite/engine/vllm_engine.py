@@ -23,6 +23,7 @@ from msft_lite.engine.bit_check import BitCheck
 from msft_lite.engine.cache_size import cache_bytes
 from msft_lite.engine.checkpoint_names import CheckpointNames
 from msft_lite.engine.handover import notice_of, weights_folder
+from msft_lite.engine.shared_weights import SharedWeights
 from msft_lite.engine.worker_process import WorkerProcess
 from msft_lite.errors import EngineError
 from msft_lite.model.weights import Weights
@@ -54,6 +55,8 @@ class VllmSettings:
         call_timeout_seconds: the most a swap, or one call of ``complete``, may take.
         environment: of the engine's process, None for a copy of ours.
         trust_remote_code: whether code in the model folder may run.
+        shared: the trainer's weights, for an engine that is to have no copy of its own.
+        must_share: whether an engine that has a copy nevertheless is refused.
     """
 
     model_folder: Path
@@ -72,13 +75,16 @@ class VllmSettings:
     call_timeout_seconds: float = 3600.0
     environment: Mapping[str, str] | None = None
     trust_remote_code: bool = False
+    shared: SharedWeights | None = None
+    must_share: bool = False
 
 
 class VllmEngine:
     """Swaps weights into a vLLM that stays up; see `EvalEngine` for the guarantees.
 
     The process starts at once and training may go on meanwhile: it takes 10 to 60 seconds. Before
-    the first swap the base model answers. Start it from the main thread, see `WorkerProcess`.
+    the first swap the base model answers, or under full tuning with shared weights the trainer's
+    of that moment. Start it from the main thread, see `WorkerProcess`.
     """
 
     name = "vllm"
@@ -93,6 +99,7 @@ class VllmEngine:
         self._scaling = None if settings.adapter is None else Scaling.of(settings.adapter)
         self._checkpoint = CheckpointNames.of(settings.model_folder)
         arguments = _engine_arguments(settings, self._scaling)
+        shared = None if settings.shared is None else settings.shared.handles()
         self._deadline = time.monotonic() + settings.start_timeout_seconds
         self._process = WorkerProcess(
             [settings.python, str(WORKER)],
@@ -104,7 +111,7 @@ class VllmEngine:
         self._notices: tuple[str, ...] = ()
         self._bit_check = BitCheck(settings.model_folder, self._ask)
         self._process.tell(
-            {"operation": "start", "settings": arguments},
+            {"operation": "start", "settings": arguments, "shared": shared},
             timeout_seconds=settings.start_timeout_seconds,
         )
 
@@ -115,12 +122,19 @@ class VllmEngine:
             raise self._failure
         if self._introduction is None:
             try:
-                self._introduction = self._read_introduction()
+                introduction = self._read_introduction()
+                self._check_sharing(introduction)
+                self._introduction = introduction
             except EngineError as error:
                 self._failure = error
                 self._process.close()
                 raise
         return self._introduction
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether the engine computes with the trainer's memory; waits for the start."""
+        return self.introduction.get("own_weights") == ""
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -211,6 +225,15 @@ class VllmEngine:
         limit_seconds = self._settings.start_timeout_seconds
         return self._process.answer("the start", deadline=deadline, limit_seconds=limit_seconds)
 
+    def _check_sharing(self, introduction: Mapping[str, object]) -> None:
+        why = introduction.get("own_weights", "")
+        if self._settings.shared is None or not why:
+            return
+        notice = f"vllm holds a copy of the weights, as it could not take the trainer's: {why}"
+        if self._settings.must_share:
+            raise EngineError(f"{notice}; set engine.share_weights = false")
+        self._note(notice)
+
     def _note(self, notice: str) -> None:
         if notice and notice not in self._notices:
             self._notices = (*self._notices, notice)
@@ -222,6 +245,8 @@ class VllmEngine:
     def _swap_adapter(self, weights: Weights, label: str, scaling: Scaling) -> None:
         if weights.kind != "adapter":
             raise EngineError(f"snapshot {label} holds full weights, but the engine runs adapters")
+        if self._settings.shared is not None and self.shares_weights:
+            self._settings.shared.check(weights, label)
         tensors = save(fold(weights.tensors, scaling))
         self._ask({"operation": "adapter", "rank": scaling.widest_rank, "label": label}, tensors)
 
@@ -231,12 +256,19 @@ class VllmEngine:
                 f"snapshot {label} holds an adapter, but the engine runs full weights"
             )
         self._checkpoint.check(weights, label)
-        self._note(self._bit_check.prepare())
+        self._note(self._bit_check.prepare(is_adopted=self.shares_weights))
+        if self._settings.shared is not None and self.shares_weights:
+            self._settings.shared.check(weights, label)
+            self._ask({"operation": "shared_weights", "label": label})
+        else:
+            self._hand_over(weights, label)
+        self._bit_check.check(weights, label)
+
+    def _hand_over(self, weights: Weights, label: str) -> None:
         fallback = self._settings.log_path.parent
         with weights_folder(weights.tensors, fallback=fallback) as folder:
             self._note(notice_of(folder))
             self._ask({"operation": "weights", "folder": str(folder), "label": label})
-        self._bit_check.check(weights, label)
 
     def _check_length(self, index: int, prompt: Prompt) -> None:
         if not prompt.ids or prompt.max_new_tokens < 1:

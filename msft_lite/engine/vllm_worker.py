@@ -2,7 +2,7 @@
 
 Started as ``python vllm_worker.py <file descriptor of a socket> <process id of the trainer>``. It
 runs by its path, in any Python of at least 3.10 that has vllm: msft_lite need not be installed
-there, and of its files only ``wire.py`` beside this one is loaded, by path too.
+there, and of its files only those beside this one that it names are loaded, by path too.
 
 Measured with vLLM 0.26 and 0.32; what is done around them and why stands at each place.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     """Serves requests until the trainer closes the connection, then leaves at once."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     faulthandler.enable()
-    wire = _load_wire()
+    wire = _load("wire")
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     _die_with(parent, connection)
@@ -49,11 +49,12 @@ def main() -> None:
         os._exit(0)
 
 
-def _load_wire() -> ModuleType:
+def _load(name: str) -> ModuleType:
+    """Returns the file ``name`` beside this one as a module."""
     folder = Path(__file__).resolve().parent
     # Python put this folder first on the path: base.py and wire.py would shadow others' modules.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
-    spec = importlib.util.spec_from_file_location("msft_lite_wire", folder / "wire.py")
+    spec = importlib.util.spec_from_file_location(f"msft_lite_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -84,7 +85,7 @@ def _leave_on_hang_up(connection: socket.socket) -> None:
 def _serve(wire: ModuleType, connection: socket.socket) -> None:
     control, _ = wire.receive(connection)
     try:
-        engine = _Engine(control["settings"])
+        engine = _Engine(control["settings"], control.get("shared"))
     except Exception as error:
         traceback.print_exc()
         wire.send(connection, {"error": _describe(error)})
@@ -109,7 +110,7 @@ def _describe(error: Exception) -> str:
 class _Engine:
     """A vLLM engine and the adapter that answers at present."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], shared: dict[str, Any] | None) -> None:
         started = time.monotonic()
         import torch
         import vllm
@@ -120,6 +121,7 @@ class _Engine:
         logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)
         if not torch.cuda.is_available():
             settings = {**settings, "block_size": CPU_BLOCK_TOKENS}
+        adoption = None if shared is None else _adoption(shared, settings)
         self._llm = engine_class(**settings)
         self._vocabulary = self._llm.llm_engine.model_config.get_vocab_size()
         self._adapters = 0
@@ -129,6 +131,7 @@ class _Engine:
             "torch": torch.__version__,
             "import_seconds": imported - started,
             "start_seconds": time.monotonic() - imported,
+            "own_weights": "none were offered" if adoption is None else adoption.refusal,
         }
 
     def perform(self, control: dict[str, Any], tensors: bytes) -> dict[str, object]:
@@ -138,6 +141,9 @@ class _Engine:
                 return self._put_adapter(tensors, control["rank"])
             case "weights":
                 return self._reload(control["folder"])
+            case "shared_weights":  # the trainer has changed them in place
+                self._forget_prefixes()
+                return {}
             case "held":
                 return {"names": list(self._held(control["shapes"]))}
             case "digests":
@@ -264,6 +270,14 @@ def _log_probabilities(completion: Any, candidates: list[int]) -> list[float]:
         return [completion.logprobs[0][token].logprob for token in candidates]
     pairs = zip(completion.token_ids, completion.logprobs, strict=True)
     return [step[token].logprob for token, step in pairs]
+
+
+def _adoption(shared: dict[str, Any], settings: dict[str, Any]) -> Any:
+    module = _load("vllm_adopt")
+    settings["load_format"] = module.LOAD_FORMAT
+    adoption = module.Adoption(shared, _renaming)
+    adoption.register()
+    return adoption
 
 
 def _install_adapter(worker: Any, number: int, tensors: dict[str, Any], rank: int) -> None:
