@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -190,12 +191,16 @@ class SharedWeights:
             self._laid_out[block.name] = target
 
 
+def base_of(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the model under an adapter, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def base_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Returns the parameters of the base model by the checkpoint's names, without an adapter's."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     return {
         name.replace(".base_layer.", "."): parameter
-        for name, parameter in base.named_parameters()
+        for name, parameter in base_of(model).named_parameters()
         if ".lora_" not in name
     }
 
@@ -228,7 +233,7 @@ def blocks_of(
 
 
 def _vocabularies(model: PreTrainedModel | PeftModel) -> set[int]:
-    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = cast("PreTrainedModel", base_of(model))
     modules = (base.get_input_embeddings(), base.get_output_embeddings())
     return {id(p) for module in modules if module is not None for p in module.parameters()}
 
@@ -238,7 +243,7 @@ def _form(tensor: torch.Tensor) -> dict[str, object]:
 
 
 def _cuda_handle(tensor: torch.Tensor) -> dict[str, object]:
-    _, arguments = reduce_tensor(tensor)
+    arguments: tuple[Any, ...] = reduce_tensor(tensor)[1]  # pyright: ignore[reportAssignmentType]
     # Of the tensor: class, size, stride, offset in its storage, class of that, type, gradient.
     cuda = dict(zip(_CUDA, (arguments[3], *arguments[6:10], *arguments[11:]), strict=True))
     hexed = {key: v.hex() if isinstance(v, bytes) else v for key, v in cuda.items()}

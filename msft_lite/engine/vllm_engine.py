@@ -57,6 +57,7 @@ class VllmSettings:
         trust_remote_code: whether code in the model folder may run.
         shared: the trainer's weights, for an engine that is to have no copy of its own.
         must_share: whether an engine that has a copy nevertheless is refused.
+        sleep_level: what vLLM gives back outside `VllmEngine.awake`, see `Tenancy`; 0: nothing.
     """
 
     model_folder: Path
@@ -77,6 +78,7 @@ class VllmSettings:
     trust_remote_code: bool = False
     shared: SharedWeights | None = None
     must_share: bool = False
+    sleep_level: int = 0
 
 
 class VllmEngine:
@@ -99,7 +101,6 @@ class VllmEngine:
         self._scaling = None if settings.adapter is None else Scaling.of(settings.adapter)
         self._checkpoint = CheckpointNames.of(settings.model_folder)
         arguments = _engine_arguments(settings, self._scaling)
-        shared = None if settings.shared is None else settings.shared.handles()
         self._deadline = time.monotonic() + settings.start_timeout_seconds
         self._process = WorkerProcess(
             [settings.python, str(WORKER)],
@@ -109,9 +110,15 @@ class VllmEngine:
         self._introduction: dict[str, object] | None = None
         self._failure: EngineError | None = None
         self._notices: tuple[str, ...] = ()
+        self._shared = self._offered()
         self._bit_check = BitCheck(settings.model_folder, self._ask)
         self._process.tell(
-            {"operation": "start", "settings": arguments, "shared": shared},
+            {
+                "operation": "start",
+                "settings": arguments,
+                "shared": self._shared,
+                "sleep_level": settings.sleep_level,
+            },
             timeout_seconds=settings.start_timeout_seconds,
         )
 
@@ -158,7 +165,7 @@ class VllmEngine:
         return True
 
     def awake(self) -> AbstractContextManager[None]:
-        """Waits for the start. The engine keeps its memory after the context too.
+        """Waits for the start; the engine gives back what it may give back after the context.
 
         Raises:
             EngineError: it failed to start, or not within ``start_timeout_seconds``.
@@ -168,7 +175,11 @@ class VllmEngine:
     @contextmanager
     def _awake(self) -> Iterator[None]:
         _ = self.introduction
+        if self._settings.sleep_level:
+            self._ask({"operation": "wake"})
         yield
+        if self._settings.sleep_level:
+            self._ask({"operation": "sleep"})
 
     def swap(self, weights: Weights, label: str) -> None:
         """Makes ``weights`` the ones that answer; no answer of earlier weights is reused.
@@ -225,10 +236,21 @@ class VllmEngine:
         limit_seconds = self._settings.start_timeout_seconds
         return self._process.answer("the start", deadline=deadline, limit_seconds=limit_seconds)
 
+    def _offered(self) -> Mapping[str, object] | None:
+        """Returns the handles of the trainer's weights; None where there are none."""
+        if self._settings.shared is None:
+            return None
+        try:
+            return self._settings.shared.handles()
+        except EngineError as error:
+            self._copies(str(error))
+            return None
+
     def _check_sharing(self, introduction: Mapping[str, object]) -> None:
-        why = introduction.get("own_weights", "")
-        if self._settings.shared is None or not why:
-            return
+        if self._shared is not None and (why := introduction.get("own_weights", "")):
+            self._copies(str(why))
+
+    def _copies(self, why: str) -> None:
         notice = f"vllm holds a copy of the weights, as it could not take the trainer's: {why}"
         if self._settings.must_share:
             raise EngineError(f"{notice}; set engine.share_weights = false")

@@ -16,6 +16,7 @@ PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
     yield from _engine(recipe)
+    yield from _sharing(recipe)
     yield from _optimizer(recipe)
     yield from _snapshots(recipe)
     yield from _batches(recipe)
@@ -39,6 +40,15 @@ def _engine(recipe: Recipe) -> Iterator[Conflict]:
             "vllm cannot be given a DoRA adapter; with model.use_dora the engine is "
             '"torch", or "auto"',
         )
+
+
+def _sharing(recipe: Recipe) -> Iterator[Conflict]:
+    key, model = "engine.share_weights", recipe.model
+    if recipe.engine.name == "torch" and "share_weights" in recipe.engine.model_fields_set:
+        yield key, 'has no effect with the engine "torch", which is in the trainer; take it out'
+    elif recipe.engine.share_weights is True and (model.load_in_4bit or model.use_dora):
+        what = "a base in 4 bits" if model.load_in_4bit else "a DoRA adapter"
+        yield key, f"vllm cannot compute with {what} as the trainer holds it; take it out"
 
 
 def _optimizer(recipe: Recipe) -> Iterator[Conflict]:

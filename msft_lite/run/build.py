@@ -291,6 +291,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "padding_free": takes_packed_rows(shop.model),
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
+        "tenancy": shop.tenancy and asdict(shop.tenancy),
         "signal": recipe.method.signal,
         "metric": {task.name: task.metric.name for task in shop.tasks},
         "score": {task.name: task.score for task in shop.tasks},

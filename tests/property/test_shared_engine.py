@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from msft_lite.model.load import apply, capture
 from msft_lite.model.weights import Weights
 
 EOS_ID = 146
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 257,
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -45,8 +46,9 @@ SIZES = {
     "bos_token_id": None,
     "pad_token_id": 0,
 }
-ADAPTER = LoraConfig(r=8, lora_alpha=12, target_modules="all-linear")
 CASES = [("qwen2", "full"), ("qwen2", "lora"), ("llama", "full"), ("llama", "lora")]
+full = pytest.mark.parametrize("pair", [CASES[0], CASES[2]], indirect=True, ids="-".join)
+once = pytest.mark.parametrize("pair", CASES[:1], indirect=True, ids="-".join)
 
 
 def saved_model(kind: str, folder: Path) -> Path:
@@ -103,7 +105,7 @@ def pair(
     model = AutoModelForCausalLM.from_pretrained(folder)
     adapter = None
     if tuning == "lora":
-        model = get_peft_model(model, ADAPTER)
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=12, target_modules="all-linear"))
         adapter = adapter_config(model)
     settings = VllmSettings(
         model_folder=folder,
@@ -149,7 +151,7 @@ def test_it_answers_as_an_engine_that_was_started_on_the_exported_weights(
     exported = pair.folder
     if pair.settings.adapter is None:
         exported = tmp_path / "exported"
-        pair.model.save_pretrained(exported)
+        pair.model.save_pretrained(str(exported))
     own = replace(pair.settings, model_folder=exported, shared=None, must_share=False)
     fresh = VllmEngine(own)
     try:
@@ -195,12 +197,11 @@ def test_no_weight_of_the_base_is_held_twice(pair: Pair) -> None:
     pair.engine.swap(capture(pair.model), "root")
 
 
+@full
 def test_a_full_swap_moves_no_byte_and_forgets_what_was_cached(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot, alone, cached, sent = capture(pair.model), [prompts()[0]], [], []
-    if pair.settings.adapter is not None:
-        pytest.skip("an adapter is sent")
     ask = pair.engine._ask
 
     def told(request: dict[str, object], tensors: bytes = b"") -> dict[str, object]:
@@ -220,9 +221,8 @@ def test_a_full_swap_moves_no_byte_and_forgets_what_was_cached(
     assert "weights" not in [operation for operation, _ in sent]
 
 
+@full
 def test_a_snapshot_that_the_trainer_does_not_hold_is_refused(pair: Pair) -> None:
-    if pair.settings.adapter is not None:
-        pytest.skip("an adapter is sent")
     root = capture(pair.model)
     name = "model.layers.1.self_attn.k_proj.weight"
     other = root.tensors[name].clone()
@@ -232,9 +232,8 @@ def test_a_snapshot_that_the_trainer_does_not_hold_is_refused(pair: Pair) -> Non
     pair.engine.swap(root, "s1")
 
 
+@once
 def test_an_engine_that_dies_takes_nothing_along_and_the_next_one_adopts_again(pair: Pair) -> None:
-    if not isinstance(pair.model, Qwen2ForCausalLM):
-        pytest.skip("one case is enough")
     snapshot = capture(pair.model)
     pair.engine.swap(snapshot, "s1")
     wanted = answers(pair.engine)

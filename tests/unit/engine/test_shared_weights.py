@@ -29,7 +29,7 @@ from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import Trainer
 
 CPU = torch.device("cpu")
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 257,
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -55,11 +55,12 @@ def model_of(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
             model = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
         else:
             model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False))
-    return model.to(dtype)
+    return model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]
 
 
 def names_of(model: torch.nn.Module) -> CheckpointNames:
-    return CheckpointNames(frozenset(base_parameters(model)), model.config.tie_word_embeddings)
+    names = frozenset(base_parameters(model))
+    return CheckpointNames(names, tied="lm_head.weight" not in names)
 
 
 def shared(model: torch.nn.Module) -> SharedWeights:
