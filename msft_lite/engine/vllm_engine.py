@@ -101,6 +101,8 @@ class VllmEngine:
         self._scaling = None if settings.adapter is None else Scaling.of(settings.adapter)
         self._checkpoint = CheckpointNames.of(settings.model_folder)
         arguments = _engine_arguments(settings, self._scaling)
+        self._notices: tuple[str, ...] = ()
+        self._shared = self._offered()
         self._deadline = time.monotonic() + settings.start_timeout_seconds
         self._process = WorkerProcess(
             [settings.python, str(WORKER)],
@@ -109,8 +111,6 @@ class VllmEngine:
         )
         self._introduction: dict[str, object] | None = None
         self._failure: EngineError | None = None
-        self._notices: tuple[str, ...] = ()
-        self._shared = self._offered()
         self._bit_check = BitCheck(settings.model_folder, self._ask)
         self._process.tell(
             {
