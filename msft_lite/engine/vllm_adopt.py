@@ -163,7 +163,9 @@ def _check_plain(model: Any) -> None:
     for name, module in model.named_modules():
         method = getattr(module, "quant_method", None)
         if method is not None and type(method).__name__ not in PLAIN_METHODS:
-            raise ValueError(f"{name} holds its weights in a form of its own ({method})")
+            raise ValueError(
+                f"{name} holds its weights in a form of its own ({type(method).__name__})"
+            )
 
 
 def _adopt(model: Any, tensors: Mapping[str, Any]) -> None:
