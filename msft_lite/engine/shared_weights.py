@@ -122,11 +122,6 @@ class SharedWeights:
         self._laid_out: dict[str, torch.Tensor] = {}
         self._addresses: dict[str, int] = {}
 
-    @property
-    def total_bytes(self) -> int:
-        """What an engine without them would hold itself."""
-        return sum(block.total_bytes for block in self._blocks)
-
     def handles(self) -> dict[str, dict[str, object]]:
         """Returns what an engine opens the weights by; lays them out at the first call.
 
@@ -152,7 +147,9 @@ class SharedWeights:
             own = self._parameters[name].detach()
             if own.data_ptr() != address:
                 raise EngineError(f"the trainer moved {name}, which the engine shares with it")
-            given = weights.tensors.get(name) if weights.kind == "full" else own
+            if weights.kind == "adapter":
+                continue
+            given = weights.tensors.get(name)
             if given is None or not _same_bits(own, given.to(own.device)):
                 raise EngineError(
                     f"tensor {name} that trainer and engine share is not that of snapshot {label}; "

@@ -56,6 +56,7 @@ def test_on_a_cpu_weights_are_shared_only_if_asked(
 ) -> None:
     recipe = recipe_of(small_recipe, "engine.name=vllm", *changes)
     shop, said = settled(recipe)
+    assert shop.tenancy is not None
     assert shop.tenancy == Tenancy("share" if kind == "share" else "resident")
     assert (shop.shared is not None) == (kind == "share")
     assert shop.tenancy.line in said
