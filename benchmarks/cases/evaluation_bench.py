@@ -84,19 +84,21 @@ class Bench:
 
     def engine(self, base: Path) -> VllmEngine:
         """Starts an engine and waits for it."""
-        engine = VllmEngine(
-            VllmSettings(
-                model_folder=base,
-                dtype="float32",
-                max_model_len=LENGTH,
-                eos_ids=(self.tokenizer.eos_token_id,),
-                log_path=self.folder / "engine.log",
-                adapter=adapter_config(self.model) if self.tuning == "lora" else None,
-                threads=1,
-            )
-        )
+        engine = VllmEngine(self.engine_settings(base))
         with engine.awake():
             return engine
+
+    def engine_settings(self, base: Path) -> VllmSettings:
+        """Returns what an engine is started with."""
+        return VllmSettings(
+            model_folder=base,
+            dtype="float32",
+            max_model_len=LENGTH,
+            eos_ids=(self.tokenizer.eos_token_id,),
+            log_path=self.folder / "engine.log",
+            adapter=adapter_config(self.model) if self.tuning == "lora" else None,
+            threads=1,
+        )
 
     def answers(self, engine: VllmEngine) -> Answers:
         """Returns what a run evaluates with."""

@@ -71,6 +71,8 @@ def print_forecast(found: Forecast, console: Console) -> None:
         f"{counted(shape.length, 'token')}, predicted"
     )
     console.print(rich_grid(Grid(title, ("Part ", "Bytes"), rows(found)), width=console.width))
+    if found.tenancy is not None:
+        print_lines([found.tenancy.line], console)
     if found.fits is False:
         needed = bytes_text(found.step_bytes + found.engine_bytes)
         free = bytes_text(found.free_bytes or 0)

@@ -43,14 +43,17 @@ class BitCheck:
         self._ask = ask
         self._shapes: Shapes | None = None
 
-    def prepare(self) -> str:
+    def prepare(self, *, is_adopted: bool = False) -> str:
         """Chooses the tensors, once; before the first swap.
+
+        Args:
+            is_adopted: whether the engine's tensors are the trainer's, which are the base no more.
 
         Returns:
             What the user should know, or nothing.
         """
         if self._shapes is None:
-            self._shapes = self._comparable()
+            self._shapes = telling(self._held()) if is_adopted else self._comparable()
         if self._shapes:
             return ""
         return (
@@ -79,10 +82,7 @@ class BitCheck:
 
     def _comparable(self) -> Shapes:
         """Returns the shapes of the chosen tensors in which the engine's base is the checkpoint."""
-        shapes = {name: head.shape for name, head in read_headers(self._base_folder).items()}
-        names = self._ask({"operation": "held", "shapes": shapes}).get("names")
-        held = {str(name) for name in names} if isinstance(names, list) else set()
-        chosen = telling({name: shape for name, shape in shapes.items() if name in held})
+        chosen = telling(self._held())
         found = self._digests(chosen)
         base = read_tensors(self._base_folder, chosen)
         return {
@@ -90,6 +90,13 @@ class BitCheck:
             for name, shape in chosen.items()
             if name in base and agrees(base[name], found.get(name))
         }
+
+    def _held(self) -> Shapes:
+        """Returns the shapes of the checkpoint's tensors that the engine holds unfused."""
+        shapes = {name: head.shape for name, head in read_headers(self._base_folder).items()}
+        names = self._ask({"operation": "held", "shapes": shapes}).get("names")
+        held = {str(name) for name in names} if isinstance(names, list) else set()
+        return {name: shape for name, shape in shapes.items() if name in held}
 
     def _digests(self, shapes: Shapes) -> Mapping[str, object]:
         found = self._ask({"operation": "digests", "shapes": shapes}).get("digests")

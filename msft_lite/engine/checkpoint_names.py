@@ -35,6 +35,11 @@ class CheckpointNames:
         names = frozenset(read_headers(model_folder))
         return CheckpointNames(names, bool(config.get("tie_word_embeddings", True)))
 
+    @property
+    def derived(self) -> frozenset[str]:
+        """Names that follow from others, which some files have and some models lack."""
+        return frozenset(name for name in self.names if self._is_derived(name))
+
     def check(self, weights: Weights, label: str) -> None:
         """Refuses a partial or misnamed set: vLLM would only warn and answer with what it has.
 

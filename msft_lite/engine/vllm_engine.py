@@ -24,6 +24,7 @@ from msft_lite.engine.cache_size import cache_bytes
 from msft_lite.engine.checkpoint_names import CheckpointNames
 from msft_lite.engine.dequantised import DequantisedBase
 from msft_lite.engine.handover import notice_of, weights_folder
+from msft_lite.engine.shared_weights import SharedWeights
 from msft_lite.engine.worker_process import WorkerProcess
 from msft_lite.errors import EngineError
 from msft_lite.model.weights import Weights
@@ -55,6 +56,9 @@ class VllmSettings:
         call_timeout_seconds: the most a swap, or one call of ``complete``, may take.
         environment: of the engine's process, None for a copy of ours.
         trust_remote_code: whether code in the model folder may run.
+        shared: the trainer's weights, for an engine that is to have no copy of its own.
+        must_share: whether an engine that has a copy nevertheless is refused.
+        sleep_level: what vLLM gives back outside `VllmEngine.awake`, see `Tenancy`; 0: nothing.
     """
 
     model_folder: Path
@@ -73,13 +77,17 @@ class VllmSettings:
     call_timeout_seconds: float = 3600.0
     environment: Mapping[str, str] | None = None
     trust_remote_code: bool = False
+    shared: SharedWeights | None = None
+    must_share: bool = False
+    sleep_level: int = 0
 
 
 class VllmEngine:
     """Swaps weights into a vLLM that stays up; see `EvalEngine` for the guarantees.
 
     The process starts at once and training may go on meanwhile: it takes 10 to 60 seconds. Before
-    the first swap the base model answers. Start it from the main thread, see `WorkerProcess`.
+    the first swap the base model answers, or under full tuning with shared weights the trainer's
+    of that moment. Start it from the main thread, see `WorkerProcess`.
     """
 
     name = "vllm"
@@ -99,6 +107,8 @@ class VllmEngine:
         self._scaling = None if settings.adapter is None else Scaling.of(settings.adapter)
         self._checkpoint = CheckpointNames.of(settings.model_folder)
         arguments = _engine_arguments(settings, self._scaling)
+        self._notices: tuple[str, ...] = ()
+        self._shared = self._offered()
         self._deadline = time.monotonic() + settings.start_timeout_seconds
         self._process = WorkerProcess(
             [settings.python, str(WORKER)],
@@ -107,10 +117,14 @@ class VllmEngine:
         )
         self._introduction: dict[str, object] | None = None
         self._failure: EngineError | None = None
-        self._notices: tuple[str, ...] = ()
         self._bit_check = BitCheck(settings.model_folder, self._ask)
         self._process.tell(
-            {"operation": "start", "settings": arguments},
+            {
+                "operation": "start",
+                "settings": arguments,
+                "shared": self._shared,
+                "sleep_level": settings.sleep_level,
+            },
             timeout_seconds=settings.start_timeout_seconds,
         )
 
@@ -125,12 +139,18 @@ class VllmEngine:
                 if self._base is not None:
                     self._note(self._base.check(self._ask, introduction["model"]))
                     self._base.remove()
+                self._check_sharing(introduction)
                 self._introduction = introduction
             except EngineError as error:
                 self._failure = error
                 self.close()
                 raise
         return self._introduction
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether the engine computes with the trainer's memory; waits for the start."""
+        return self.introduction.get("own_weights") == ""
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -154,7 +174,7 @@ class VllmEngine:
         return True
 
     def awake(self) -> AbstractContextManager[None]:
-        """Waits for the start. The engine keeps its memory after the context too.
+        """Waits for the start; the engine gives back what it may give back after the context.
 
         Raises:
             EngineError: it failed to start, or not within ``start_timeout_seconds``.
@@ -164,7 +184,11 @@ class VllmEngine:
     @contextmanager
     def _awake(self) -> Iterator[None]:
         _ = self.introduction
+        if self._settings.sleep_level:
+            self._ask({"operation": "wake"})
         yield
+        if self._settings.sleep_level:
+            self._ask({"operation": "sleep"})
 
     def swap(self, weights: Weights, label: str) -> None:
         """Makes ``weights`` the ones that answer; no answer of earlier weights is reused.
@@ -223,6 +247,26 @@ class VllmEngine:
         limit_seconds = self._settings.start_timeout_seconds
         return self._process.answer("the start", deadline=deadline, limit_seconds=limit_seconds)
 
+    def _offered(self) -> Mapping[str, object] | None:
+        """Returns the handles of the trainer's weights; None where there are none."""
+        if self._settings.shared is None:
+            return None
+        try:
+            return self._settings.shared.handles()
+        except EngineError as error:
+            self._copies(str(error))
+            return None
+
+    def _check_sharing(self, introduction: Mapping[str, object]) -> None:
+        if self._shared is not None and (why := introduction.get("own_weights", "")):
+            self._copies(str(why))
+
+    def _copies(self, why: str) -> None:
+        notice = f"vllm holds a copy of the weights, as it could not take the trainer's: {why}"
+        if self._settings.must_share:
+            raise EngineError(f"{notice}; set engine.share_weights = false")
+        self._note(notice)
+
     def _note(self, notice: str) -> None:
         if notice and notice not in self._notices:
             self._notices = (*self._notices, notice)
@@ -234,6 +278,8 @@ class VllmEngine:
     def _swap_adapter(self, weights: Weights, label: str, scaling: Scaling) -> None:
         if weights.kind != "adapter":
             raise EngineError(f"snapshot {label} holds full weights, but the engine runs adapters")
+        if self._settings.shared is not None and self.shares_weights:
+            self._settings.shared.check(weights, label)
         tensors = save(fold(weights.tensors, scaling))
         self._ask({"operation": "adapter", "rank": scaling.widest_rank, "label": label}, tensors)
 
@@ -243,12 +289,19 @@ class VllmEngine:
                 f"snapshot {label} holds an adapter, but the engine runs full weights"
             )
         self._checkpoint.check(weights, label)
-        self._note(self._bit_check.prepare())
+        self._note(self._bit_check.prepare(is_adopted=self.shares_weights))
+        if self._settings.shared is not None and self.shares_weights:
+            self._settings.shared.check(weights, label)
+            self._ask({"operation": "shared_weights", "label": label})
+        else:
+            self._hand_over(weights, label)
+        self._bit_check.check(weights, label)
+
+    def _hand_over(self, weights: Weights, label: str) -> None:
         fallback = self._settings.log_path.parent
         with weights_folder(weights.tensors, fallback=fallback) as folder:
             self._note(notice_of(folder))
             self._ask({"operation": "weights", "folder": str(folder), "label": label})
-        self._bit_check.check(weights, label)
 
     def _check_length(self, index: int, prompt: Prompt) -> None:
         if not prompt.ids or prompt.max_new_tokens < 1:

@@ -2,7 +2,7 @@
 
 Started as ``python vllm_worker.py <file descriptor of a socket> <process id of the trainer>``. It
 runs by its path, in any Python of at least 3.10 that has vllm: msft_lite need not be installed
-there, and of its files only ``wire.py`` beside this one is loaded, by path too.
+there, and of its files only those beside this one that it names are loaded, by path too.
 
 Measured with vLLM 0.26 and 0.32; what is done around them and why stands at each place.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     """Serves requests until the trainer closes the connection, then leaves at once."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     faulthandler.enable()
-    wire = _load_wire()
+    wire = _load("wire")
     connection = socket.socket(fileno=descriptor)
     connection.set_inheritable(False)
     _die_with(parent, connection)
@@ -49,11 +49,12 @@ def main() -> None:
         os._exit(0)
 
 
-def _load_wire() -> ModuleType:
+def _load(name: str) -> ModuleType:
+    """Returns the file ``name`` beside this one as a module."""
     folder = Path(__file__).resolve().parent
     # Python put this folder first on the path: base.py and wire.py would shadow others' modules.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
-    spec = importlib.util.spec_from_file_location("msft_lite_wire", folder / "wire.py")
+    spec = importlib.util.spec_from_file_location(f"msft_lite_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -84,7 +85,7 @@ def _leave_on_hang_up(connection: socket.socket) -> None:
 def _serve(wire: ModuleType, connection: socket.socket) -> None:
     control, _ = wire.receive(connection)
     try:
-        engine = _Engine(control["settings"])
+        engine = _Engine(control["settings"], control.get("shared"), control.get("sleep_level", 0))
     except Exception as error:
         traceback.print_exc()
         wire.send(connection, {"error": _describe(error)})
@@ -109,7 +110,9 @@ def _describe(error: Exception) -> str:
 class _Engine:
     """A vLLM engine and the adapter that answers at present."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, settings: dict[str, Any], shared: dict[str, Any] | None, sleep_level: int
+    ) -> None:
         started = time.monotonic()
         import torch
         import vllm
@@ -120,8 +123,13 @@ class _Engine:
         logging.getLogger("vllm.renderers.base").setLevel(logging.ERROR)
         if not torch.cuda.is_available():
             settings = {**settings, "block_size": CPU_BLOCK_TOKENS}
+        elif sleep_level:
+            settings = {**settings, "enable_sleep_mode": True}
+        adoption = None if shared is None else _adoption(shared, settings)
         self._llm = engine_class(**settings)
         self._vocabulary = self._llm.llm_engine.model_config.get_vocab_size()
+        self._sleep_level = sleep_level
+        self._is_cache_asleep = False
         self._adapters = 0
         self._adapter: Any = None
         self.introduction = {
@@ -130,25 +138,38 @@ class _Engine:
             "model": self._llm.llm_engine.model_config.model,
             "import_seconds": imported - started,
             "start_seconds": time.monotonic() - imported,
+            "own_weights": "none were offered" if adoption is None else adoption.refusal,
         }
+        if sleep_level:
+            self._sleep()
 
     def perform(self, control: dict[str, Any], tensors: bytes) -> dict[str, object]:
         """Returns the answer to one request."""
+        answer: dict[str, object] = {}
         match control["operation"]:
             case "adapter":
-                return self._put_adapter(tensors, control["rank"])
+                self._put_adapter(tensors, control["rank"])
             case "weights":
-                return self._reload(control["folder"])
+                self._reload(control["folder"])
+            case "shared_weights":  # the trainer has changed them in place
+                self._forget_prefixes()
+            case "sleep":
+                self._sleep()
+            case "wake":
+                # Keys and values only once weights are there: both at once may not fit.
+                self._llm.wake_up(tags=["weights"])
+                self._is_cache_asleep = True
             case "held":
-                return {"names": list(self._held(control["shapes"]))}
+                answer = {"names": list(self._held(control["shapes"]))}
             case "digests":
-                return {"digests": self._digests(control["shapes"])}
+                answer = {"digests": self._digests(control["shapes"])}
             case "complete":
-                return self._complete(control)
+                answer = self._complete(control)
             case other:
                 raise ValueError(f"unknown operation {other!r}")
+        return answer
 
-    def _put_adapter(self, tensors: bytes, rank: int) -> dict[str, object]:
+    def _put_adapter(self, tensors: bytes, rank: int) -> None:
         from safetensors.torch import load
         from vllm.lora.request import LoRARequest
 
@@ -160,13 +181,15 @@ class _Engine:
         # 0.26 keys the prefix cache by the adapter's name, 0.32 by name and path, and both keep the
         # old adapter when an id returns: so all three are new. The path is never read.
         self._adapter = LoRARequest(f"adapter-{number}", number, f"/memory/adapter-{number}")
-        return {}
 
-    def _reload(self, folder: str) -> dict[str, object]:
+    def _reload(self, folder: str) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         self._llm.collective_rpc(_renew_packed_head)
         self._forget_prefixes()
-        return {}
+
+    def _sleep(self) -> None:
+        # Of weights that are the trainer's nothing is given back: they are none of vLLM's memory.
+        self._llm.sleep(level=self._sleep_level)
 
     def _held(self, shapes: dict[str, list[int]]) -> dict[str, Any]:
         """Returns those of the checkpoint's tensors that the model holds unfused, as they are now.
@@ -184,6 +207,9 @@ class _Engine:
         }
 
     def _forget_prefixes(self) -> None:
+        if self._is_cache_asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._is_cache_asleep = False
         # Neither a reload nor a new adapter drops cached prefixes; False means that it was refused.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be reset: requests are still running")
@@ -265,6 +291,14 @@ def _log_probabilities(completion: Any, candidates: list[int]) -> list[float]:
         return [completion.logprobs[0][token].logprob for token in candidates]
     pairs = zip(completion.token_ids, completion.logprobs, strict=True)
     return [step[token].logprob for token, step in pairs]
+
+
+def _adoption(shared: dict[str, Any], settings: dict[str, Any]) -> Any:
+    module = _load("vllm_adopt")
+    settings["load_format"] = module.LOAD_FORMAT
+    adoption = module.Adoption(shared, _renaming)
+    adoption.register()
+    return adoption
 
 
 def _install_adapter(worker: Any, number: int, tensors: dict[str, Any], rank: int) -> None:

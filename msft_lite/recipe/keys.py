@@ -138,6 +138,13 @@ def layer_interval(value: Any) -> Any:
     raise problem("", "needed is true, false, or a whole number k from 1 on: every k-th layer")
 
 
+def true_false_or_auto(value: Any) -> Any:
+    """Returns true, false or ``auto``."""
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise problem("", 'needed is true, false or "auto"')
+
+
 def regular_expression(value: str) -> str:
     """Returns ``value`` if it is a regular expression."""
     try:

@@ -24,6 +24,7 @@ from msft_lite.recipe.keys import (
     layer_interval,
     problem,
     target_modules,
+    true_false_or_auto,
 )
 from msft_lite.recipe.method_tables import MethodTable
 from msft_lite.recipe.rules import conflicts
@@ -218,6 +219,8 @@ class EngineTable(Table):
     """Memory for the key-value cache of vllm; left out: what the questions need."""
     gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Share of the GPU's whole memory that must be free when vllm starts."""
+    share_weights: Annotated[bool | Literal["auto"], BeforeValidator(true_false_or_auto)] = "auto"
+    """vllm computes with the trainer's weights and holds none; auto: on a GPU, if it can."""
     enforce_eager: bool | None = None
     """No compilation and no CUDA graphs in vllm: starts sooner, answers slower."""
     max_num_seqs: Positive | None = None

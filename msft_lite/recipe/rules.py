@@ -15,6 +15,7 @@ PRESET_FEWSHOT = 5  # solved rows that a preset shows where no number is given
 
 def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     """Yields what is wrong with a recipe whose tables are right, each for itself."""
+    yield from _sharing(recipe)
     yield from _optimizer(recipe)
     yield from _loss_kernel(recipe)
     yield from _snapshots(recipe)
@@ -24,6 +25,15 @@ def conflicts(recipe: Recipe) -> Iterator[Conflict]:
     yield from _scores(recipe)
     yield from _control_rows(recipe)
     yield from _shots(recipe)
+
+
+def _sharing(recipe: Recipe) -> Iterator[Conflict]:
+    key, model = "engine.share_weights", recipe.model
+    if recipe.engine.name == "torch" and "share_weights" in recipe.engine.model_fields_set:
+        yield key, 'has no effect with the engine "torch", which is in the trainer; take it out'
+    elif recipe.engine.share_weights is True and (model.load_in_4bit or model.use_dora):
+        what = "a base in 4 bits" if model.load_in_4bit else "a DoRA adapter"
+        yield key, f"vllm cannot compute with {what} as the trainer holds it; take it out"
 
 
 def _optimizer(recipe: Recipe) -> Iterator[Conflict]:

@@ -306,6 +306,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
         "handover": handover_of(shop.settings) if shop.choice.kind == "vllm" else None,
+        "tenancy": shop.tenancy and asdict(shop.tenancy),
         "signal": recipe.method.signal,
         "metric": {task.name: task.metric.name for task in shop.tasks},
         "score": {task.name: task.score for task in shop.tasks},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 
@@ -122,6 +123,13 @@ def engine_python(recipe: Recipe) -> str:
     return str(recipe.engine.python or sys.executable)
 
 
+def may_share(recipe: Recipe, settings: ModelSettings) -> bool:
+    """Returns whether vllm is to compute with the trainer's weights, if it then can."""
+    wanted = recipe.engine.share_weights
+    is_meant = settings.device == "cuda" if wanted == "auto" else wanted
+    return is_meant and not (settings.load_in_4bit or settings.use_dora)
+
+
 def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
     """Starts the engine and returns at once; it gets ready while training begins.
 
@@ -162,6 +170,9 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
             trust_remote_code=shop.settings.trust_remote_code,
             start_timeout_seconds=table.start_timeout_seconds,
             call_timeout_seconds=table.call_timeout_seconds,
+            shared=shop.shared,
+            must_share=table.share_weights is True,
+            sleep_level=0 if shop.tenancy is None else shop.tenancy.sleep_level,
             **{key: value for key, value in chosen.items() if value is not None},
         ),
         base=base,
@@ -189,7 +200,12 @@ def _answers(recipe: Recipe, shop: Workshop) -> Answers:
         lambda: build_engine(recipe, shop),
         canary,
         decode=lambda ids: text_of(shop.tokenizer, ids),
+        meanwhile=shop.trainer.parked if _parks_moments(shop) else nullcontext,
     )
+
+
+def _parks_moments(shop: Workshop) -> bool:
+    return shop.tenancy is not None and shop.tenancy.parks_moments
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias
@@ -134,6 +135,7 @@ class Answers:
         canary: Canary,
         *,
         decode: Callable[[Sequence[int]], str],
+        meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Takes the parts; no engine is started.
 
@@ -141,10 +143,12 @@ class Answers:
             open_engine: starts the engine; called once, when it is first needed.
             canary: compares engine and trainer after every swap.
             decode: turns generated ids into the text that metrics see.
+            meanwhile: what holds while the engine is awake, such as memory that gives way to it.
         """
         self._open_engine = open_engine
         self._canary = canary
         self._decode = decode
+        self._meanwhile = meanwhile
         self._opened: EvalEngine | None = None
         self._past_notices: tuple[str, ...] = ()  # of engines that were lost
 
@@ -182,7 +186,7 @@ class Answers:
         engine = self._engine()
         questions = [question for _, rows in asked for question in rows]
         prompts = [prompt_of(task, question) for task, rows in asked for question in rows]
-        with engine.awake():
+        with self._meanwhile(), engine.awake():
             engine.swap(weights, label)
             self._canary.check(engine, label)
             swapped = time.monotonic()

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from msft_lite.data.task import Example, Task
 from msft_lite.engine.cache_size import cache_bytes
+from msft_lite.engine.tenancy import Demand, Tenancy, choose_tenancy
 from msft_lite.engine.vllm_engine import MAX_NUM_SEQS
 from msft_lite.errors import ModelError, MsftError, OutOfMemory
 from msft_lite.model.load import load_model
@@ -36,7 +37,7 @@ from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
 from msft_lite.report.wording import bytes_text
 from msft_lite.run.build import model_settings, settle_process, train_settings
-from msft_lite.run.engines import base_folder, engine_choice, engine_length
+from msft_lite.run.engines import base_folder, engine_choice, engine_length, may_share
 from msft_lite.run.handover import handover_of, room_line
 from msft_lite.run.kernels import loss_kernel
 from msft_lite.run.survey import Survey
@@ -57,6 +58,7 @@ class Forecast:
         engine_bytes: what vllm holds beside it at that time; 0 without vllm.
         free_bytes: of the device, now; None where the system does not tell.
         changes: that would make it fit, the cheapest first.
+        tenancy: how vllm would share the device; None on a CPU or without vllm.
     """
 
     device: str
@@ -66,6 +68,7 @@ class Forecast:
     engine_bytes: int
     free_bytes: int | None
     changes: tuple[Change, ...]
+    tenancy: Tenancy | None = None
 
     @property
     def fits(self) -> bool | None:
@@ -97,6 +100,7 @@ class Steps:
         load: of the recipe.
         parts_of: what a variant's step needs, by part; an answer is kept.
         engine_bytes: what vllm holds beside any of them; 0 without vllm.
+        shares: whether that is without a copy of the weights.
         base_bytes: of the model in ``settings.dtype``, none of it in 4 bits.
     """
 
@@ -106,6 +110,7 @@ class Steps:
     parts_of: Callable[[Load], StepBytes]
     engine_bytes: int
     base_bytes: int
+    shares: bool = False
 
     @property
     def held_bytes(self) -> int:
@@ -136,8 +141,9 @@ def steps_of(recipe: Recipe, tasks: Sequence[Task], config: PretrainedConfig) ->
     settings, shape, load = model_settings(recipe), longest_step(recipe, tasks), _load(recipe)
     parts_of = _parts_of(config, settings, shape, recipe.train)
     dense = parts_of(replace(load, load_in_4bit=False)).weights
-    engine = _engine_bytes(recipe, settings, tasks, dense)
-    return Steps(settings, shape, load, parts_of, engine, dense)
+    shares = may_share(recipe, settings)
+    engine = _engine_bytes(recipe, settings, tasks, 0 if shares else dense)
+    return Steps(settings, shape, load, parts_of, engine, dense, shares)
 
 
 def forecast(
@@ -156,14 +162,18 @@ def forecast(
     if (steps := steps_found(recipe, found)) is None:
         return None
     free = free_of(steps.settings.device)
+    engine_bytes, tenancy = steps.engine_bytes, tenancy_of(steps, free)
+    if tenancy is not None and free is not None:
+        engine_bytes = tenancy.while_training(demand_of(steps, free))
     return Forecast(
         device=steps.settings.device,
         shape=steps.shape,
         parts=steps.parts_of(steps.load),
         step_bytes=steps.needed(steps.load),
-        engine_bytes=steps.engine_bytes,
+        engine_bytes=engine_bytes,
         free_bytes=free,
-        changes=() if free is None else _changes(steps, free - steps.engine_bytes),
+        changes=() if free is None else _changes(steps, free - engine_bytes),
+        tenancy=tenancy,
     )
 
 
@@ -282,6 +292,34 @@ def has_weights(recipe: Recipe) -> bool:
     return any(folder.glob("*.safetensors"))
 
 
+def demand_of(steps: Steps, free: int) -> Demand:
+    """Returns what the recipe's steps and its engine ask of a GPU.
+
+    Args:
+        steps: of the recipe.
+        free: bytes of the GPU with the trainer's model and moments on it.
+    """
+    parts, context = steps.parts_of(steps.load), CONTEXT_BYTES
+    copied = 0 if steps.shares else parts.weights
+    return Demand(
+        free=free,
+        step=steps.needed(steps.load) - steps.held_bytes,
+        weights=parts.weights,
+        cache=steps.engine_bytes - copied - context,
+        context=context,
+        moments=parts.moments,
+    )
+
+
+def tenancy_of(steps: Steps, free: int | None) -> Tenancy | None:
+    """Returns how vllm would share a GPU that has ``free`` bytes before anything is loaded."""
+    if steps.settings.device != "cuda" or not steps.engine_bytes or free is None:
+        return None
+    is_full = steps.settings.tuning == "full"
+    demand = demand_of(steps, free - steps.held_bytes)
+    return choose_tenancy(demand, shares=steps.shares, sleeps=True, is_full=is_full)
+
+
 def _examples(ids: tuple[int, ...], shape: StepShape) -> list[Example]:
     prompt = max(1, shape.length - shape.trained_tokens)
     row = Example("check", 0, ids[:prompt], ids[prompt:])
@@ -344,9 +382,9 @@ def _parts_of(
 
 
 def _engine_bytes(
-    recipe: Recipe, settings: ModelSettings, tasks: Sequence[Task], base_bytes: int
+    recipe: Recipe, settings: ModelSettings, tasks: Sequence[Task], copy_bytes: int
 ) -> int:
-    """Returns what vllm holds while the model is trained: a base of its own, keys and values."""
+    """Returns what vllm holds while it answers: its copy of the base if any, keys and values."""
     if engine_choice(recipe).kind != "vllm":
         return 0
     kept = recipe.engine.kv_cache_bytes or cache_bytes(
@@ -355,4 +393,4 @@ def _engine_bytes(
         max_model_len=engine_length(tasks),
         max_num_seqs=recipe.engine.max_num_seqs or MAX_NUM_SEQS,
     )
-    return base_bytes + kept + (CONTEXT_BYTES if settings.device == "cuda" else 0)
+    return copy_bytes + kept + (CONTEXT_BYTES if settings.device == "cuda" else 0)

@@ -32,6 +32,7 @@ from msft_lite.run.resuming import (
 )
 from msft_lite.run.roller import Parts, Roller, RollerSettings
 from msft_lite.run.stop import StopFlag
+from msft_lite.run.tenancy import settled_tenancy
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.durable import write_durably
 
@@ -53,7 +54,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] =
     """
     folder = RunFolder(recipe.output_dir)
     with folder.opened(mode), StopFlag() as stop:
-        shop = _built(recipe, folder, watch, mode=mode, lenders=lenders)
+        shop = settled_tenancy(_built(recipe, folder, watch, mode=mode, lenders=lenders))
         if not _begun(recipe, shop):
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path

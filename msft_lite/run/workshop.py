@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from msft_lite.core import Clock
 from msft_lite.data.task import Task
 from msft_lite.engine.choose import Choice
+from msft_lite.engine.shared_weights import SharedWeights
+from msft_lite.engine.tenancy import Tenancy
 from msft_lite.ledger import Ledger
 from msft_lite.model.settings import ModelSettings
 from msft_lite.recipe import Recipe
@@ -35,3 +37,5 @@ class Workshop:
     clock: Clock
     watch: Watcher
     choice: Choice
+    tenancy: Tenancy | None = None  # of vllm, once it is settled
+    shared: SharedWeights | None = None  # None: vllm has a copy of its own

@@ -15,7 +15,7 @@ from msft_lite.errors import SnapshotError
 from msft_lite.model.load import check_tensors
 from msft_lite.train.rounding import round_stochastically
 from msft_lite.train.settings import TrainSettings, rounding_seed_at
-from msft_lite.train.update_rules import BlockwiseAdamW, FusedAdamW, Target, UpdateRule
+from msft_lite.train.update_rules import BlockwiseAdamW, FusedAdamW, Target, UpdateRule, is_paged
 
 # Elements that are updated at once in float32: 16 MiB each for weight, gradient and random bits.
 # Part of the results: random bits are drawn part after part.
@@ -100,6 +100,20 @@ class Optimizer:
         check_tensors(tensors, own, what="crash copy")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+    def park(self) -> None:
+        """Moves the moments to the host; before a step they must be back, see `unpark`."""
+        self._move(torch.device("cpu"))
+
+    def unpark(self) -> None:
+        """Moves the moments to where the parameters are; no bit changes on the way."""
+        self._move(next(iter(self._parameters.values())).device)
+
+    def _move(self, device: torch.device) -> None:
+        for moments in self._moments.values():
+            for kind, tensor in moments.items():
+                if not is_paged(tensor):  # the driver moves those by itself
+                    moments[kind] = tensor.to(device, copy=True)
 
     def complete_gradients(self) -> None:
         """Gives zeros to parameters without a gradient; their moments decay like the others'."""

@@ -206,6 +206,17 @@ class Trainer:
         self._key, self._steps = key, steps
         self._torn.discard("moments")
 
+    @contextmanager
+    def parked(self) -> Iterator[None]:
+        """Holds the moments on the host within the context; no step can be taken there."""
+        self._optimizer.park()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            yield
+        finally:
+            self._optimizer.unpark()
+
     def losses(self, examples: Sequence[Example]) -> list[float]:
         """Returns each row's mean loss per token that carries loss, in nats, without dropout.
 

@@ -177,7 +177,7 @@ class BlockwiseAdamW:
     def part(self, moments: Tensors, start: int, stop: int) -> Tensors:
         found = {kind: moments[kind].view(-1)[start:stop] for kind in ("state1", "state2")}
         for kind, view in found.items():
-            if _is_paged(moments[kind]):
+            if is_paged(moments[kind]):
                 _mark_paged(view, moments[kind])
         blocks = slice(start // BLOCK_ELEMENTS, -(-stop // BLOCK_ELEMENTS))
         scales = {kind: t[blocks] for kind, t in moments.items() if kind.startswith("absmax")}
@@ -241,11 +241,11 @@ class BlockwiseAdamW:
 
     def _fetch(self, moments: Tensors) -> None:
         for tensor in moments.values():
-            if _is_paged(tensor):
+            if is_paged(tensor):
                 self._functional.prefetch_tensor(tensor)
 
 
-def _is_paged(tensor: torch.Tensor) -> bool:
+def is_paged(tensor: torch.Tensor) -> bool:
     """Returns whether ``tensor``, of an optimizer on a GPU, lies in paged memory."""
     return "is_paged" in vars(tensor)
 

@@ -1,4 +1,7 @@
-"""The engine's process hangs, is killed, and is killed twice in a real run with vLLM."""
+"""The engine's process hangs, is killed, and is killed twice in a real run with vLLM.
+
+It computes with the trainer's weights, which must not go with it; every new one adopts them again.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 CHANGES = ("method.max_stages=2", "engine.call_timeout_seconds=20")
+VLLM = ("engine.name=vllm", "engine.share_weights=true")
 FAILED = 2
 
 
@@ -28,7 +32,7 @@ def test_a_lost_engine_is_replaced_once_and_then_the_run_stops_whole(
     def scored() -> int:
         return sum(row["kind"] == "mark" for row in results(folder))
 
-    process = launch("run", short_recipe, *CHANGES, "engine.name=vllm", "--output-dir", folder)
+    process = launch("run", short_recipe, *CHANGES, *VLLM, "--output-dir", folder)
     wait_until(lambda: scored() > 1, process)
     (first,) = workers(process.pid)
     os.kill(first, signal.SIGSTOP)  # it hangs, in this evaluation or the next
@@ -45,6 +49,7 @@ def test_a_lost_engine_is_replaced_once_and_then_the_run_stops_whole(
     assert "Traceback" not in output
     assert "hangs: no answer to" in output
     assert output.count("a new engine starts over with it") == 2
+    assert "vllm holds a copy of the weights" not in output
     assert "died at the start: it was ended by SIGKILL" in output
     assert f"msft-lite resume {folder}" in output
     assert results(folder)[-1]["kind"] != "finish"

@@ -19,6 +19,8 @@ TUNINGS = {
     "lora": ("method.max_stages=2",),
     "full": ("model.tuning=full", "train.learning_rate=1e-3", "method.max_stages=1"),
 }
+TUNINGS["shared"] = TUNINGS["full"]
+ENGINES = {"shared": ("engine.name=vllm", "engine.share_weights=true")}
 # What docs/format.md lists. Anything else, such as weights on their way to the engine, is too much.
 DOCUMENTED = {
     "recipe.toml",
@@ -69,7 +71,8 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     finish: Callable[..., str] = request.getfixturevalue("finish")
     finish("run", recipe, *changes, "--output-dir", base / "torch")
     launch: Launch = request.getfixturevalue("launch")
-    process = launch("run", recipe, *changes, "engine.name=vllm", "--output-dir", base / "vllm")
+    engine = ENGINES.get(request.param, ("engine.name=vllm",))
+    process = launch("run", recipe, *changes, *engine, "--output-dir", base / "vllm")
     workers: Workers = request.getfixturevalue("workers")
     names, engines = observed(process, base / "vllm", workers)
     return Watched(
@@ -107,7 +110,11 @@ def test_it_finishes(watched: Watched, results: Results) -> None:
     rows = results(watched.folder)
     assert rows[-1]["kind"] == "finish"
     assert rows[0]["engine"] == "vllm"
-    assert rows[0]["tuning"] == watched.tuning
+    assert rows[0]["tuning"] == ("lora" if watched.tuning == "lora" else "full")
+    is_shared = watched.tuning == "shared"
+    assert rows[0]["tenancy"]["kind"] == ("share" if is_shared else "resident")
+    assert ("one copy of the weights for trainer and engine" in watched.output) == is_shared
+    assert "vllm holds a copy of the weights" not in watched.output
     assert (watched.folder / "engine.log").stat().st_size > 0
 
 

@@ -70,6 +70,8 @@ REFUSED = {
     "model.gradient_checkpointing=all": "needed is true, false, or a whole number k from 1 on",
     "model.activation_offload=true": "set gradient_checkpointing = true, or to every how many",
     "model.activation_offload=1": "true or false is needed",
+    "engine.share_weights=1": 'needed is true, false or "auto"',
+    "engine.share_weights=always": 'needed is true, false or "auto"',
     "model.tuning=loar": "must be one of 'lora', 'full'; did you mean 'lora'?",
     "train.deterministic=1": "true or false is needed",
     "train.padding_free=1": "true or false is needed",

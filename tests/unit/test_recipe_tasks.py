@@ -130,6 +130,18 @@ CONFLICTS = {
         "model.load_in_4bit",
         'set tuning = "lora"',
     ),
+    ("model.load_in_4bit=true", "engine.share_weights=true"): (
+        "engine.share_weights",
+        "a base in 4 bits as the trainer holds it",
+    ),
+    ("model.use_dora=true", "engine.share_weights=true"): (
+        "engine.share_weights",
+        "a DoRA adapter as the trainer holds it",
+    ),
+    ("engine.name=torch", "engine.share_weights=false"): (
+        "engine.share_weights",
+        'has no effect with the engine "torch"',
+    ),
     ("model.use_rslora=true", "model.tuning=full"): ("model.use_rslora", "has no effect"),
 }
 
@@ -159,6 +171,8 @@ def test_refusals_of_keys_that_do_not_go_together(
         ("model.load_in_4bit=true", "engine.name=torch"),
         ("model.load_in_4bit=true",),
         ("model.load_in_4bit=true", "model.use_dora=true", "engine.name=vllm"),
+        ("model.load_in_4bit=true", 'engine.share_weights="auto"'),
+        ("engine.share_weights=true",),
         ("model.use_dora=true", "model.use_rslora=true", "engine.name=torch"),
         ("data.dir=rows",),
     ],

@@ -68,6 +68,19 @@ def test_what_the_engine_took_passes_whatever_its_form(folder: Path) -> None:
     assert holder.asked == ["held", "digests", "digests", "digests"]
 
 
+def test_adopted_tensors_are_checked_though_the_base_has_gone_on(folder: Path) -> None:
+    holder = Holder()
+    check = BitCheck(folder, holder)
+    trained = Weights("full", {name: tensor + 0.5 for name, tensor in BASE.items()})
+    holder.take(trained.tensors)
+    holder.tensors["turned.weight"] = trained.tensors["turned.weight"].bfloat16()
+    assert check.prepare(is_adopted=True) == ""
+    check.check(trained, "s1")
+    for name in ("embed.weight", "turned.weight", "norm.weight"):
+        with pytest.raises(EngineError, match=name):
+            check.check(Weights("full", {**trained.tensors, name: BASE[name]}), "s1")
+
+
 @pytest.mark.parametrize("name", ["embed.weight", "norm.weight"])
 def test_a_tensor_that_stayed_is_named(folder: Path, name: str) -> None:
     holder = Holder()

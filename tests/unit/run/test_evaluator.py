@@ -76,6 +76,32 @@ def answers_of(*engines: Parrot) -> Answers:
     return Answers(lambda: next(waiting), canary, decode=lambda ids: "".join(map(str, ids)))
 
 
+def test_what_gives_way_to_the_engine_does_so_while_it_is_awake_also_if_it_is_lost() -> None:
+    told: list[str] = []
+
+    class Told(Parrot):
+        def swap(self, weights: Weights, label: str) -> None:
+            told.append("swap")
+            if len(told) == 2:
+                raise EngineLostError("gone")
+
+    @contextmanager
+    def meanwhile() -> Iterator[None]:
+        told.append("away")
+        try:
+            yield
+        finally:
+            told.append("back")
+
+    waiting = iter([Told(), Told()])
+    canary = Canary(
+        [(1, 2)], tolerance=FLOAT32, log_probabilities=lambda pairs: [[-1.0] for _ in pairs]
+    )
+    answers = Answers(lambda: next(waiting), canary, decode=str, meanwhile=meanwhile)
+    answers.score(Weights("full", {}), "s1", asked())
+    assert told == ["away", "swap", "back"] * 2
+
+
 def asked() -> list[tuple[Task, Sequence[Question]]]:
     return [(task(), task().control)]
 

@@ -8,16 +8,24 @@ from pathlib import Path
 import pytest
 
 from msft_lite.cli.memory_text import rows
+from msft_lite.engine.tenancy import Tenancy
 from msft_lite.model.memory.free import free_bytes
-from msft_lite.model.memory.step import StepBytes, StepShape
+from msft_lite.model.memory.step import CONTEXT_BYTES, StepBytes, StepShape
 from msft_lite.recipe import Recipe, load
+from msft_lite.run.build import model_settings
+from msft_lite.run.engines import may_share
 from msft_lite.run.memory import (
     Forecast,
+    Steps,
     change_lines,
+    config_of,
+    demand_of,
     forecast,
     has_weights,
     longest_step,
     measure,
+    steps_of,
+    tenancy_of,
 )
 from msft_lite.run.survey import survey
 
@@ -84,6 +92,40 @@ def test_the_longest_row_and_the_most_trained_tokens_make_the_step(small_recipe:
     recipe = loaded(small_recipe)
     tasks = [found.task for found in survey(recipe).tasks if found.task]
     assert longest_step(recipe, tasks) == replace(SHAPE, rows=8, accumulates=False)
+
+
+def on_gpu(recipe: Recipe, share: bool | str) -> Steps:
+    """What a GPU would be asked: the recipe's steps with a GPU's settings; none is needed."""
+    engine = recipe.engine.model_copy(update={"name": "vllm", "share_weights": share})
+    tasks = [found.task for found in survey(recipe).tasks if found.task]
+    steps = steps_of(recipe, tasks, config_of(model_settings(recipe)))
+    settings = replace(steps.settings, device="cuda")
+    chosen = recipe.model_copy(update={"engine": engine})
+    shares = may_share(chosen, settings)
+    weights = 0 if shares else steps.parts_of(steps.load).weights
+    return replace(
+        steps, settings=settings, shares=shares, engine_bytes=weights + 1000 + CONTEXT_BYTES
+    )
+
+
+@pytest.mark.parametrize(("share", "shares"), [("auto", True), (True, True), (False, False)])
+def test_a_gpu_is_split_between_step_and_engine(
+    small_recipe: Path, share: bool | str, shares: bool
+) -> None:
+    steps = on_gpu(loaded(small_recipe), share)
+    demand = demand_of(steps, 10)
+    parts = steps.parts_of(steps.load)
+    assert (demand.cache, demand.context, demand.free) == (1000, CONTEXT_BYTES, 10)
+    assert demand.weights == parts.weights
+    assert demand.step + steps.held_bytes == parts.peak
+    whole = parts.peak + steps.engine_bytes
+    assert tenancy_of(steps, whole) == Tenancy("share" if shares else "resident")
+    asleep = tenancy_of(steps, whole - 1)
+    assert asleep == Tenancy("share" if shares else "sleep", 1)
+    lost = tenancy_of(steps, parts.peak)
+    assert lost is not None
+    assert not lost.fits
+    assert tenancy_of(steps, None) is None
 
 
 def test_this_machine_tells_what_is_free() -> None:

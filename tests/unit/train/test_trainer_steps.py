@@ -15,7 +15,7 @@ from msft_lite.errors import OutOfMemory, SnapshotError, TrainError
 from msft_lite.model.batch import collate
 from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
 from msft_lite.model.loss import row_losses
-from msft_lite.train.settings import TrainSettings
+from msft_lite.train.settings import Optim, TrainSettings
 from msft_lite.train.trainer import StepResult, Trainer
 
 ROWS = [
@@ -126,6 +126,27 @@ def test_the_state_shares_no_memory_with_the_trainer(model: torch.nn.Module) -> 
     trainer.step(ROWS)
     assert same(kept, copies)
     assert not same(kept, bits(trainer))
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adamw_8bit"])
+def test_moments_that_waited_on_the_host_are_the_same_bits(
+    tiny_model_folder: Path, optim: Optim
+) -> None:
+    if optim != "adamw":
+        pytest.importorskip("bitsandbytes")
+    ends = []
+    for is_parked in (False, True):
+        model = load_model(ModelSettings(str(tiny_model_folder), tuning="full"), seed=1)
+        trainer = trainer_of(model, replace(SETTINGS, optim=optim))
+        trainer.step(ROWS)
+        before = bits(trainer)
+        if is_parked:
+            with trainer.parked():
+                assert same(bits(trainer), before)
+            assert same(bits(trainer), before)
+        trainer.step(ROWS)
+        ends.append(bits(trainer))
+    assert same(*ends)
 
 
 def test_renewing_forgets_the_moments_and_keeps_the_weights(model: torch.nn.Module) -> None:
