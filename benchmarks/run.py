@@ -11,9 +11,9 @@ Figures are records (`cases/record.py`) in `baselines/<device>/<case>.json`, pro
 `results.md.jinja`. A page may hold tables between ``<!-- table DEVICE/CASE/TABLE -->`` and
 ``<!-- end -->``.
 
-`gpu` runs tests/gpu and then, for models of true shapes with random weights, what
-`cases/ladder.py` measures. Every step has a limit, and its figures are on disk as they come: a call
-that is cut off is gone on with by another one, which leaves out what is on record.
+`gpu` runs tests/gpu, then for models of true shapes with random weights what `cases/ladder.py`
+measures, then `speed.py` and `switches.py`. Every step has a limit, and its figures are on disk as
+they come: a call that is cut off is gone on with by another, which leaves out what is on record.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ CASES, BASELINES, ROOT = HERE / "cases", HERE / "baselines", HERE.parent
 HOME = "cpu-2-cores"  # whose figures the prose of RESULTS.md tells of
 TABLED = (ROOT / "docs" / "memory.md",)
 BLOCK = re.compile(r"(<!-- table (\S+)/(\S+)/(\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
-TEST_SECONDS = 300  # for a file of tests/gpu
+TEST_SECONDS, CASE_SECONDS = 300, 900  # for a file of tests/gpu, for a case after the ladder
+AFTER_LADDER = {
+    "speed": ("--model", "Qwen2.5-1.5B", "--dtype", "bfloat16", "--longest", "2048"),
+    "switches": (),
+}
 PREDICTED = ("memory",)  # cases that no device has a part in
 MEASURED = ("evaluation", "ladder", "padding", "snapshots", "speed", "switches", *PREDICTED)
 
@@ -53,6 +57,7 @@ def main() -> int:
     running.add_argument("case", choices=MEASURED)
     gpu = commands.add_parser("gpu")
     gpu.add_argument("--minutes", type=float, default=60, help="after which no step begins")
+    gpu.add_argument("--trl", type=Path, help="folder that trl is installed in, if it is apart")
     gpu.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help=argparse.SUPPRESS)
     gpu.add_argument("--out", type=Path, help="folder for the figures instead of baselines/")
     given, options = parser.parse_known_args()
@@ -143,15 +148,34 @@ def run(case: str, options: Sequence[str]) -> int:
 
 
 def measure_gpu(given: argparse.Namespace, options: Sequence[str]) -> int:
-    """Runs the GPU's tests and the ladder, within the time that is given; returns the exit code."""
+    """Runs the GPU's tests and all cases that want one, and returns the exit code of the ladder."""
     until = time.monotonic() + 60 * given.minutes
     folder = given.out or BASELINES / record.device_folder(given.device)
+    fixed = ["--device", given.device, *(["--trl", given.trl] if given.trl else [])]
     if given.device == "cuda":
         test_gpu(folder / "tests.json", until)
     left = (until - time.monotonic()) / 60
-    fixed = ["--device", given.device, "--minutes", left, "--json", folder / "ladder.json"]
-    command = [sys.executable, CASES / "ladder.py", *fixed, *options]
-    return subprocess.run(list(map(str, command)), check=False).returncode
+    ladder = [*fixed, "--minutes", left, "--json", folder / "ladder.json", *options]
+    command = [sys.executable, CASES / "ladder.py", *ladder]
+    done = subprocess.run(list(map(str, command)), check=False)
+    if given.device == "cuda" and done.returncode == 0:
+        for case, own in AFTER_LADDER.items():
+            measure_within(case, [*fixed, *own] if case == "speed" else fixed[:2], folder, until)
+    return done.returncode
+
+
+def measure_within(case: str, options: Sequence[object], folder: Path, until: float) -> None:
+    """Runs a case within its limit; what it left when it was cut off is kept, and not the end."""
+    file, begun = folder / f"{case}.json", folder / f"{case}-unfinished.json"
+    left = min(CASE_SECONDS, until - time.monotonic())
+    if file.exists() or left <= 0:
+        return
+    command = [sys.executable, CASES / f"{case}.py", *options, "--json", begun]
+    try:
+        subprocess.run(list(map(str, command)), timeout=left, check=True)
+        begun.replace(file)
+    except subprocess.SubprocessError as error:
+        print(f"{case} did not come to its end: {error}", flush=True)
 
 
 def test_gpu(file: Path, until: float) -> None:

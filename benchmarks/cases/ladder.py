@@ -37,6 +37,8 @@ from shapes import SMALL, configs, write_model
 from side import Setup
 from speed import in_a_process, trl_versions
 
+from msft_lite.errors import MsftError
+from msft_lite.model.memory.live import LiveBytes
 from msft_lite.model.memory.shadow import shadow_model
 from msft_lite.model.memory.step import CONTEXT_BYTES, held_tensors, moments_bytes, predicted
 
@@ -84,6 +86,7 @@ COLUMNS = {
     "outcome": "",
 }
 KEY = 4  # columns that say what was measured
+EMPTY = [None] * 5
 Job = tuple[list[str], Setup]
 
 
@@ -170,25 +173,23 @@ def card_jobs(model: str, plain: Setup) -> Iterator[Job]:
 
 
 def cells(key: list[str], setup: Setup, given: argparse.Namespace) -> list[Any]:
-    """Measures one side and returns its part of a row, what went wrong at the end."""
-    config = configs()[key[0]]
-    if given.device == "cuda" and held_bytes(config, setup) > total_bytes():
-        return [None, None, None, None, None, "not tried: weights and moments alone do not fit"]
-    side = OURS if key[3].startswith(OURS) else key[3]
-    with ThreadPoolExecutor(1) as beside:
-        running = beside.submit(in_a_process, side, setup, given.trl, given.seconds)
-        expected = None
-        if side == OURS:
-            parts = predicted(config, setup.settings, setup.shape, optimizer=setup.optimizer)
-            expected = parts.tensors / 1e9
-        try:
+    """Measures one side and returns its part of a row, at its end how that ended."""
+    config, side = configs()[key[0]], OURS if key[3].startswith(OURS) else key[3]
+    expected = None
+    try:
+        if given.device == "cuda" and held_bytes(config, setup) > total_bytes():
+            return [*EMPTY, "not tried: weights and moments alone do not fit"]
+        with ThreadPoolExecutor(1) as beside:
+            running = beside.submit(in_a_process, side, setup, given.trl, given.seconds)
+            if side == OURS:
+                parts = predicted(config, setup.settings, setup.shape, optimizer=setup.optimizer)
+                expected = parts.tensors / 1e9
             found = running.result()
-        except TimeoutExpired:
-            return [expected, None, None, None, None, f"over {given.seconds:.0f} s"]
-        except RuntimeError as error:
-            return [expected, None, None, None, None, what_failed(str(error))]
-    held = found.get("tensor_bytes")
-    reserved = found.get("reserved_bytes")
+    except TimeoutExpired:
+        return [expected, *EMPTY[1:], f"over {given.seconds:.0f} s"]
+    except (MsftError, RuntimeError) as error:
+        return [expected, *EMPTY[1:], what_failed(str(error))]
+    held, reserved = found.get("tensor_bytes"), found.get("reserved_bytes")
     return [
         expected,
         held and held / 1e9,
@@ -217,9 +218,11 @@ def utilisation(found: Mapping[str, Any], device: str) -> float | None:
 
 def held_bytes(config: Any, setup: Setup) -> int:
     """Returns what a step holds from beginning to end: weights and moments."""
+    live = LiveBytes()
     with shadow_model(config, setup.settings) as model:
-        held = sum(tensor.untyped_storage().nbytes() for _, tensor in held_tensors(model))
-        return held + moments_bytes(model, setup.optimizer)
+        for part, tensor in held_tensors(model):
+            live.watch([tensor], part)
+        return sum(live.live.values()) + moments_bytes(model, setup.optimizer)
 
 
 def total_bytes() -> int:

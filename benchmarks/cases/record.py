@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "peft")
 
 
@@ -36,10 +38,9 @@ def record(
         conditions: what else the figures depend on.
         packages: whose versions are told; those that are not installed are left out.
     """
-    case = Path(sys.argv[0]).resolve()
-    place = "/".join(case.parts[case.parts.index("benchmarks") :])
+    place = Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix()
     return {
-        "command": " ".join(["python", place, *_shown(sys.argv[1:])]),
+        "command": shlex.join(["python", place, *_shown(sys.argv[1:])]),
         "device": device_name(device),
         "versions": {"Python": platform.python_version()} | versions(packages),
         "conditions": conditions,

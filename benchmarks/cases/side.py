@@ -34,7 +34,6 @@ from msft_lite.train.settings import Optim, TrainSettings
 from msft_lite.train.trainer import Trainer
 
 WARM_UP = 2  # steps; in the first a CPU counts tensors, where rows are of one length
-TRL_OPTIM = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +223,6 @@ def trl_settings(side: str, setup: Setup) -> dict[str, Any]:
         "learning_rate": 1e-4,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,
-        "optim": TRL_OPTIM[setup.optim],
         "gradient_checkpointing": setup.gradient_checkpointing,
         "bf16": setup.dtype == "bfloat16",
         "use_cpu": setup.device == "cpu",
