@@ -143,9 +143,10 @@ def fitting(found: Iterable[Prediction], model: str, tuning: str, card: int) -> 
 
 
 def choice(found: list[Prediction], model: str, card: int) -> str:
-    """Returns the first tuning that fits, and the longest row that it fits with."""
+    """Returns the first tuning that fits, and the longest row of `LENGTHS` that it fits with."""
+    short = [p for p in found if p.length in LENGTHS]
     for tuning in CHOICES:
-        if fits := fitting(found, model, tuning, card):
+        if fits := fitting(short, model, tuning, card):
             return f"{tuning}, {fits[-1].length}"
     return "-"
 

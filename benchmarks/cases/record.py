@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,16 @@ def as_json(found: Mapping[str, Any]) -> str:
 
 
 def markdown(each: Mapping[str, Any]) -> str:
-    """Returns a table of a record as Markdown."""
-    formats = list(each["columns"].values())
-    lines = [_line(each["columns"]), f"|{'|'.join('---:' if f else '---' for f in formats)}|"]
-    for row in each["rows"]:
-        lines.append(_line(_cell(*pair) for pair in zip(row, formats, strict=True)))
+    """Returns a table of a record as Markdown, without columns that are empty all the way."""
+    columns, rows = each["columns"], each["rows"]
+    kept = [any(row[place] is not None for row in rows) for place in range(len(columns))]
+    formats = list(compress(columns.values(), kept))
+    lines = [
+        _line(compress(columns, kept)),
+        f"|{'|'.join('---:' if spec else '---' for spec in formats)}|",
+    ]
+    for row in rows:
+        lines.append(_line(map(_cell, compress(row, kept), formats)))
     return "\n".join(lines)
 
 

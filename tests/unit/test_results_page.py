@@ -36,12 +36,14 @@ def test_every_record_has_the_form_and_is_shown(run: ModuleType) -> None:
             assert shown == (name != "parts"), f"{file}: {name}"
 
 
-def test_a_cell_has_its_columns_format(run: ModuleType) -> None:
-    table = run.record.table({"case": "", "MB": ",.1f"}, [["a", 1234.5678], ["b", None]])
+def test_a_cell_has_its_columns_format_and_an_empty_column_is_left_out(run: ModuleType) -> None:
+    table = run.record.table(
+        {"case": "", "MB": ",.1f", "s": ".1f"}, [["a", 1234.5678, None], ["b", None, None]]
+    )
     assert run.record.markdown(table) == "\n".join(
         ["| case | MB |", "|---|---:|", "| a | 1,234.6 |", "| b | |"]
     )
-    assert '["a", 1234.57]' in run.record.as_json({"tables": {"x": table}})
+    assert '["a", 1234.57, null]' in run.record.as_json({"tables": {"x": table}})
 
 
 def test_a_changed_figure_makes_a_page_stale(
