@@ -10,6 +10,8 @@ allocator gave out at most on a GPU, and what was counted in a step on a CPU. Ut
 model's operations (`docs/accounting.md`) over the peak of the GPU by its data sheet, where it is
 listed here. TRL, and Liger's kernels in it, run beside ours where they are installed.
 
+On a CPU, where other jobs may share the cores, no speed is told: `speed.py` counts CPU seconds.
+
 Then every choice of `docs/memory.md` for a card of 8 to 24 GB is trained within that much memory,
 where the GPU has more: one row of the stated length in a pass, gradients accumulated.
 
@@ -80,13 +82,14 @@ COLUMNS = {
     "side": "",
     "predicted, GB": ".3f",
     "measured, GB": ".3f",
+    "difference, %": "+.2f",
     "reserved, GB": ".3f",
     "real tokens a second": ",.0f",
     "utilisation, %": ".1f",
     "outcome": "",
 }
 KEY = 4  # columns that say what was measured
-EMPTY = [None] * 5
+EMPTY = [None] * 6
 Job = tuple[list[str], Setup]
 
 
@@ -193,8 +196,9 @@ def cells(key: list[str], setup: Setup, given: argparse.Namespace) -> list[Any]:
     return [
         expected,
         held and held / 1e9,
+        100 * (held / 1e9 / expected - 1) if held and expected else None,
         reserved and reserved / 1e9,
-        found["tokens_per_second"],
+        None if given.device == "cpu" else found["tokens_per_second"],
         utilisation(found, given.device),
         "trained",
     ]

@@ -110,7 +110,7 @@ def trl_versions(folder: Path | None) -> dict[str, str]:
     """Returns TRL's version, from ``folder`` if it is given; nothing where it is not there."""
     if folder is None:
         return versions(["trl"])
-    found = [file.name.split("-")[1] for file in folder.glob("trl-*.dist-info")]
+    found = [file.stem.split("-")[1] for file in folder.glob("trl-*.dist-info")]
     return {"trl": found[0]} if found else {}
 
 

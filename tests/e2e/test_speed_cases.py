@@ -38,7 +38,7 @@ def test_steps_hold_what_was_predicted_and_a_second_call_goes_on(
         # What the trainer keeps of losses and norms: a few blocks of 512 bytes, and 0.06 % in all
         # where weights are updated in the backward pass.
         assert row["measured, GB"] == pytest.approx(row["predicted, GB"], rel=1e-3), row
-        assert row["real tokens a second"] > 0
+        assert row["measured, GB"] > 0.02
 
 
 def test_speed_is_told_without_trl(benchmark: Benchmark, tmp_path: Path) -> None:
