@@ -112,6 +112,10 @@ def device_folder(device: str) -> str:
     """Returns the folder of the device's records, such as ``cpu-2-cores``."""
     if device == "cpu":
         return f"cpu-{len(os.sched_getaffinity(0))}-cores"
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit("device cuda: torch finds no GPU here; its CUDA build is in locks/gpu.txt")
     return "-".join(device_name(device).lower().split())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 Benchmark = Callable[..., subprocess.CompletedProcess[str]]
 TUNINGS = ("full, 8-bit, in backward", "lora, 4-bit base", "lora")
@@ -48,3 +49,10 @@ def test_speed_is_told_without_trl(benchmark: Benchmark, tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads(file.read_text())["tables"]["sides"]["rows"]
     assert row[:3] == ["lora", "on", "msft-lite"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of a missing GPU")
+def test_without_a_gpu_the_call_for_one_says_so(benchmark: Benchmark) -> None:
+    done = benchmark("run.py", "gpu")
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("device cuda: torch finds no GPU here")
