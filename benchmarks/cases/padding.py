@@ -1,6 +1,6 @@
 """Measures what padding costs a forward and backward pass, and what the loss needs in memory.
 
-    python benchmarks/cases/padding.py [--tuning full] [--steps 5] [--tokens 4096]
+    python benchmarks/cases/padding.py [--tuning full] [--steps 5] [--tokens 4096] [--json FILE]
 
 A Qwen2 of 10 million random parameters computes losses and gradients of rows of 20 to 400 made-up
 tokens, 32 a step in passes of 8, in three ways: padded in the order given, padded from long to
@@ -10,7 +10,7 @@ machine. Losses of the three ways must agree.
 
 The loss part is measured in processes of their own: cross-entropy of `--tokens` hidden states of
 width 256 over 32,000 token ids, forward and backward, from all logits at once and chunk by chunk.
-Printed are a Markdown table and, below it, the same as JSON.
+FILE gets the record.
 
 Exit code 0: the ways agree; 1: they do not.
 """
@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import statistics
 import subprocess
@@ -28,10 +26,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from record import load_at_start, markdown, peak_rss_bytes, record, table, write
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -60,25 +58,27 @@ Batches = Sequence[Sequence[int]]
 
 
 def main() -> int:
-    """Measures, and prints table and JSON."""
+    """Measures, prints the tables and stores the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tuning", choices=["lora", "full"], default="full")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--loss", choices=["plain", "chunked"], help="measure the loss alone")
+    parser.add_argument("--json", type=Path, help="file for the record")
     arguments = parser.parse_args()
     if arguments.loss:
         print(json.dumps(loss_part(arguments.loss, arguments.tokens, arguments.tuning)))
         return 0
-    load = os.getloadavg()[0]
+    conditions = f"one thread, chunks of {CHUNK_BYTES >> 20} MiB, {load_at_start()}"
+    torch.set_num_threads(1)
     passes, agree = measured_passes(arguments.tuning, arguments.steps)
     losses = {
         way: in_a_process("--loss", way, "--tuning", arguments.tuning, "--tokens", arguments.tokens)
         for way in ("plain", "chunked")
     }
-    report = {"setting": setting(arguments, load), "passes": passes, "loss": losses}
-    print(table(report))
-    print(json.dumps(report))
+    tables = {"passes": passes_table(passes), "loss": loss_table(losses)}
+    write(arguments.json, record(tables, device="cpu", conditions=conditions))
+    print("\n\n".join(map(markdown, tables.values())))
     return 0 if agree else 1
 
 
@@ -175,19 +175,9 @@ def loss_part(way: str, tokens: int, tuning: str) -> dict[str, float]:
         return token_losses(head, hidden, targets)
 
     ways: dict[str, Callable[[], torch.Tensor]] = {"plain": plain, "chunked": chunked}
-    before, began = peak_bytes(), time.process_time()
+    before, began = peak_rss_bytes(), time.process_time()
     ways[way]().sum().backward()
-    return {"cpu_seconds": time.process_time() - began, "rise_bytes": peak_bytes() - before}
-
-
-def peak_bytes() -> int:
-    """Returns the most resident memory of this process so far.
-
-    Not from getrusage, whose figure starts at that of the process which started this one.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in lines if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) * 1024
+    return {"cpu_seconds": time.process_time() - began, "rise_bytes": peak_rss_bytes() - before}
 
 
 def in_a_process(*arguments: object) -> dict[str, float]:
@@ -197,30 +187,29 @@ def in_a_process(*arguments: object) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def setting(arguments: argparse.Namespace, load: float) -> str:
-    """Returns what is needed to measure it again."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    return (
-        f"`python benchmarks/cases/padding.py --tuning {arguments.tuning} --steps "
-        f"{arguments.steps} --tokens {arguments.tokens}`; {torch.get_num_threads()} threads, "
-        f"load {load:.1f} at the start; Python {platform.python_version()}, {packages}; "
-        f"chunks of {CHUNK_BYTES >> 20} MiB"
+def passes_table(passes: dict[str, dict[str, float]]) -> dict:
+    """Returns the ways to lay rows out, each against the slowest."""
+    slowest = min(way["real_tokens_per_cpu_second"] for way in passes.values())
+    return table(
+        {"rows": "", "real tokens a CPU second": ",.0f", "ratio": ".2f", "tokens computed": ">"},
+        [
+            [
+                name,
+                way["real_tokens_per_cpu_second"],
+                way["real_tokens_per_cpu_second"] / slowest,
+                f"{way['computed_tokens']:,} for {way['real_tokens']:,}",
+            ]
+            for name, way in passes.items()
+        ],
     )
 
 
-def table(report: dict) -> str:
-    """Returns the Markdown tables."""
-    slowest = min(way["real_tokens_per_cpu_second"] for way in report["passes"].values())
-    lines = [report["setting"], "", "| rows | real tokens a CPU second | ratio | tokens computed |"]
-    lines.append("|---|---:|---:|---:|")
-    for name, way in report["passes"].items():
-        rate = way["real_tokens_per_cpu_second"]
-        share = f"{way['computed_tokens']:,} for {way['real_tokens']:,}"
-        lines.append(f"| {name} | {rate:,.0f} | {rate / slowest:.2f} | {share} |")
-    lines += ["", "| loss | most memory above the start, MB | CPU seconds |", "|---|---:|---:|"]
-    for name, way in report["loss"].items():
-        lines.append(f"| {name} | {way['rise_bytes'] / 1e6:,.0f} | {way['cpu_seconds']:.2f} |")
-    return "\n".join(lines)
+def loss_table(losses: dict[str, dict[str, float]]) -> dict:
+    """Returns what the loss alone takes."""
+    return table(
+        {"loss": "", "most memory above the start, MB": ",.0f", "CPU seconds": ".2f"},
+        [[name, way["rise_bytes"] / 1e6, way["cpu_seconds"]] for name, way in losses.items()],
+    )
 
 
 if __name__ == "__main__":

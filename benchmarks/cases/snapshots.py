@@ -1,6 +1,6 @@
 """Measures delta snapshots of fully fine-tuned weights: bytes, and seconds to save and to load.
 
-    python benchmarks/cases/snapshots.py --work FOLDER [--steps 200]
+    python benchmarks/cases/snapshots.py --work FOLDER [--steps 200] [--json FILE]
 
 A Qwen2 of 3.5 million parameters is pre-trained shortly on texts of a random grammar, saved in
 bfloat16, and then fine-tuned through `Trainer` on a grammar of which a third is another: in
@@ -10,7 +10,7 @@ bfloat16 rounded to nearest and stochastically, and in float32, at two learning 
 Points are then coded against the base and against earlier points: full bytes over stored bytes, and
 MB of weights a second of CPU time in memory, the best of several times. Then weights of sixteen
 times the size, the same tensors under other names, are saved and loaded through the store, whole
-and as a delta. Printed are Markdown tables.
+and as a delta. FILE gets the record.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import platform
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from record import load_at_start, markdown, record, table, write
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from msft_lite.data.task import Example
@@ -57,6 +57,16 @@ SHAPE = {
     "pad_token_id": 0,
     "eos_token_id": 0,
 }
+CODING = {
+    "weights": "",
+    "learning rate": "",
+    "stored": "",
+    "words changed, %": ".1f",
+    "ratio": ".2f",
+    "encode, MB a CPU second": ",.0f",
+    "decode": ",.0f",
+}
+STORE = {"stored": "", "MB": ".1f", "save, CPU s": ".2f", "load, CPU s": ".2f"}
 SETTINGS: dict[str, tuple[Dtype, str]] = {
     "bfloat16, nearest": ("bfloat16", "nearest"),
     "bfloat16, stochastic": ("bfloat16", "stochastic"),
@@ -133,21 +143,18 @@ def place_of(name: str, rate: float, work: Path) -> Path:
     return work / f"{name.replace(', ', '-')}-{rate:g}"
 
 
-def coding_table(work: Path, rates: list[float]) -> Iterator[str]:
-    """Yields the lines of the table of ratios and speeds."""
-    yield "| weights | learning rate | stored | words changed | ratio | encode MB/s | decode MB/s |"
-    yield "|---|---|---|---:|---:|---:|---:|"
+def coding_rows(work: Path, rates: list[float]) -> Iterator[list[Any]]:
+    """Yields the rows of the table of ratios and speeds."""
     for rate in rates:
         for name in SETTINGS:
             store, points = stored(name, rate, work)
             last = len(points) - 1
             for early, late in ((0, 1), (0, last), (last - 1, last), (last - 4, last)):
                 before, after = store.load(points[early]), store.load(points[late])
-                cells = [name, f"{rate:g}", pair_name(early, late), *coding(before, after)]
-                yield f"| {' | '.join(cells)} |"
+                yield [name, f"{rate:g}", pair_name(early, late), *coding(before, after)]
 
 
-def coding(before: Weights, after: Weights) -> list[str]:
+def coding(before: Weights, after: Weights) -> list[float]:
     """Returns share of changed words, ratio, and speeds of coding ``after`` against ``before``."""
     source = weights_source(before)
 
@@ -166,17 +173,15 @@ def coding(before: Weights, after: Weights) -> list[str]:
     changed = sum(int((one != other).sum()) for one, other in pairs)
     megabytes = after.total_bytes / 1e6
     return [
-        f"{changed / sum(one.numel() for one, _ in pairs):.1%}",
-        f"{size_bytes(after) / len(content):.2f}",
-        f"{megabytes / best_seconds(encode):,.0f}",
-        f"{megabytes / best_seconds(decode):,.0f}",
+        100 * changed / sum(one.numel() for one, _ in pairs),
+        size_bytes(after) / len(content),
+        megabytes / best_seconds(encode),
+        megabytes / best_seconds(decode),
     ]
 
 
-def store_table(work: Path, rate: float) -> Iterator[str]:
-    """Yields the lines of the table of CPU seconds through the store, hashes and all."""
-    yield "| stored | MB | save, CPU s | load, CPU s |"
-    yield "|---|---:|---:|---:|"
+def store_rows(work: Path, rate: float) -> Iterator[list[Any]]:
+    """Yields the rows of the table of CPU seconds through the store, hashes and all."""
     points_of, points = stored("bfloat16, stochastic", rate, work)
     base, start, end = (enlarged(points_of.load(points[k])) for k in (0, -5, -1))
     with tempfile.TemporaryDirectory(dir=work) as folder:
@@ -195,7 +200,7 @@ def store_table(work: Path, rate: float) -> Iterator[str]:
                 saving.append(time.process_time() - began)
             loading = best_seconds(partial(store.load, identity))
             size = store.size_bytes(identity) / 1e6
-            yield f"| {name} | {size:.1f} | {min(saving):.2f} | {loading:.2f} |"
+            yield [name, size, min(saving), loading]
 
 
 def stored(name: str, rate: float, work: Path) -> tuple[SnapshotStore, list[str]]:
@@ -230,11 +235,12 @@ def best_seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Trains what is not trained yet, and prints the tables."""
+    """Trains what is not trained yet, prints the tables and stores the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-5, 1e-4])
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     if not (given.work / "base").exists():
@@ -242,13 +248,14 @@ def main() -> None:
     for rate in given.rates:
         for name in SETTINGS:
             fine_tune(name, rate, given.work, given.steps)
-    names = ("torch", "numpy", "pyarrow")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}")
-    for line in coding_table(given.work, given.rates):
-        print(line, flush=True)
-    for line in store_table(given.work, given.rates[0]):
-        print(line, flush=True)
+    tables = {
+        "coding": table(CODING, coding_rows(given.work, given.rates)),
+        "store": table(STORE, store_rows(given.work, given.rates[0])),
+    }
+    conditions = f"{torch.get_num_threads()} threads, {load_at_start()}"
+    packages = ("torch", "numpy", "pyarrow")
+    write(given.json, record(tables, device="cpu", conditions=conditions, packages=packages))
+    print("\n\n".join(map(markdown, tables.values())))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
 """Measures training against TRL's SFTTrainer in the same run: tokens a second, and peak memory.
 
-    python benchmarks/cases/speed.py [--tuning lora full] [--device cpu] [--steps 8] [--trl FOLDER]
+    python benchmarks/cases/speed.py [--tuning lora full] [--checkpointing off on] [--steps 8]
+        [--trl FOLDER] [--device cpu] [--model NAME] [--dtype float32] [--longest 400] [--json FILE]
 
-A Qwen2 of random weights (10 million parameters) is trained on rows of 20 to 400 made-up tokens, of
-which the last fifth carries loss: 32 rows a step in passes of 8, AdamW, one thread. Every side runs
-in a process of its own, on the same rows in the same order. The first two steps warm up. Only real
-tokens are counted, not padding. TRL also runs with rows grouped by length, which changes the order.
-Tokens are divided by the clock's seconds and, as other jobs on the machine take from those, by the
-process's own CPU seconds, by which sides are compared on a CPU.
+A model of random weights (`shapes.py`; 10 million parameters unless another is named) is trained on
+rows of 20 to 400 made-up tokens, of which the last fifth carries loss: 32 rows a step in passes of
+8, AdamW, one thread. Every side runs in a process of its own, on the same rows in the same order.
+The first two steps warm up. Only real tokens are counted, not padding. TRL also runs with rows
+grouped by length, which changes the order, and with Liger's kernels on a GPU where they are
+installed. Tokens are divided by the clock's seconds and, as other jobs on the machine take from
+those, by the process's own CPU seconds, by which sides are compared on a CPU.
 
 TRL is no dependency: `pip install --no-deps --target FOLDER trl accelerate`. Without it, only our
-side is measured. Printed are a Markdown table and, below it, the same as JSON.
+side is measured.
 """
 
 from __future__ import annotations
@@ -18,256 +20,128 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import random
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    TrainerCallback,
-)
+from record import load_at_start, markdown, record, table, versions, write
+from shapes import SMALL, configs, write_model
+from side import Setup
 
-SEED, VOCABULARY = 20, 8_000
-ROWS, PASS_ROWS, WARM_UP = 32, 8, 2
-SHORTEST, LONGEST = 20, 400
 SIDES = ("msft-lite", "trl", "trl, grouped by length")
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 256,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "pad_token_id": 0,
-    "eos_token_id": 0,
-}
+LIGER = "trl, liger"
+RATES = {"cpu": "tokens_per_cpu_second", "cuda": "tokens_per_second"}
 
 
 def main() -> None:
-    """Measures every side, and prints table and JSON."""
+    """Measures every side, prints the table and stores the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora", "full"])
+    parser.add_argument("--checkpointing", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=list(configs()), default=SMALL)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--longest", type=int, default=400, help="tokens of a row, from 20 on")
     parser.add_argument("--steps", type=int, default=8, help="measured, after two to warm up")
     parser.add_argument("--trl", type=Path, help="folder that trl is installed in")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--sides", nargs="+", choices=(*SIDES, LIGER), help="not all that can be")
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
-    if given.side:
-        side = ours if given.side == "msft-lite" else trls
-        print(json.dumps(side(given)))
-        return
-    load = os.getloadavg()[0]
+    conditions = f"one thread, {load_at_start()}"
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder))
-        found = [
-            {"tuning": tuning, "side": side, **in_a_process(side, tuning, folder, given)}
-            for tuning in given.tuning
-            for side in (SIDES if has_trl(given.trl) else SIDES[:1])
-        ]
-    report = {"setting": setting(given, load), "found": found}
-    print(table(found, "tokens_per_cpu_second" if given.device == "cpu" else "tokens_per_second"))
-    print(json.dumps(report))
+        write_model(Path(folder), given.model, getattr(torch, given.dtype))
+        plain = Setup(folder, given.device, given.dtype, longest=given.longest, steps=given.steps)
+        for tuning, checkpointing in product(given.tuning, given.checkpointing):
+            setup = replace(plain, tuning=tuning, gradient_checkpointing=checkpointing == "on")
+            for side in given.sides or sides(given.trl, given.device):
+                figures = in_a_process(side, setup, given.trl)
+                found.append({"side": side, "setup": setup, **figures})
+                result = record(
+                    {"sides": compared(found, RATES[given.device])},
+                    device=given.device,
+                    conditions=conditions,
+                )
+                result["versions"] |= trl_versions(given.trl)
+                write(given.json, result)
+    print(markdown(result["tables"]["sides"]))
 
 
-def ours(given: argparse.Namespace) -> dict[str, float]:
-    """Trains through `Trainer` and returns its figures."""
-    from msft_lite.data.task import Example
-    from msft_lite.model.load import ModelSettings, load_model
-    from msft_lite.train.settings import TrainSettings
-    from msft_lite.train.trainer import Trainer
-
-    (tuning,) = given.tuning
-    settings = ModelSettings(str(given.model), device=given.device, tuning=tuning)
-    model = load_model(settings, seed=SEED)
-    trainer = Trainer(model, TrainSettings(1e-4, PASS_ROWS), seed=SEED, pad_id=0)
-    rows = [
-        Example("made up", number, ids[:-answer], ids[-answer:])
-        for number, (ids, answer) in enumerate(made_up_rows(given.steps))
-    ]
-    watch = Watch()
-    for start in range(0, len(rows), ROWS):
-        watch.on_step_begin()
-        trainer.step(rows[start : start + ROWS])
-        watch.on_step_end()
-    return figures(watch, given)
+def sides(trl: Path | None, device: str) -> tuple[str, ...]:
+    """Returns what can be measured here."""
+    if not trl_versions(trl):
+        return SIDES[:1]
+    return (*SIDES, LIGER) if device == "cuda" and find_spec("liger_kernel") else SIDES
 
 
-def trls(given: argparse.Namespace) -> dict[str, float]:
-    """Trains through TRL's SFTTrainer and returns its figures."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
+def in_a_process(side: str, setup: Setup, trl: Path | None, seconds: float | None = None) -> Any:
+    """Measures one side in a process of its own and returns its figures.
 
-    rows = [
-        {"input_ids": list(ids), "completion_mask": [0] * (len(ids) - n) + [1] * n}
-        for ids, n in made_up_rows(given.steps)
-    ]
-    (tuning,) = given.tuning
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    watch = Watch()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=str(given.model),
-            args=SFTConfig(output_dir=folder, **trl_settings(given)),
-            train_dataset=Dataset.from_list(rows),
-            peft_config=lora if tuning == "lora" else None,
-            callbacks=[watch],
-        )
-        trainer.train()
-    return figures(watch, given)
-
-
-def trl_settings(given: argparse.Namespace) -> dict[str, Any]:
-    """Returns what both sides share, by TRL's names, and the order of rows."""
-    is_grouped = given.side.endswith("grouped by length")
-    return {
-        "per_device_train_batch_size": PASS_ROWS,
-        "gradient_accumulation_steps": ROWS // PASS_ROWS,
-        "max_steps": given.steps + WARM_UP,
-        "max_length": LONGEST,
-        "learning_rate": 1e-4,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "use_cpu": given.device == "cpu",
-        "train_sampling_strategy": "group_by_length" if is_grouped else "sequential",
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "model_init_kwargs": {"dtype": "float32"},
-    }
-
-
-class Watch(TrainerCallback):
-    """Times the steps, by the clock and by the CPU time of this process."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.cpu_seconds: list[float] = []
-        self.began = self.cpu_began = 0.0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.began, self.cpu_began = time.perf_counter(), time.process_time()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.began)
-        self.cpu_seconds.append(time.process_time() - self.cpu_began)
-
-
-def figures(watch: Watch, given: argparse.Namespace) -> dict[str, float]:
-    """Returns real tokens a second of all measured steps together, and the process's peak."""
-    rows = made_up_rows(given.steps)[WARM_UP * ROWS :]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if given.device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    measured = watch.seconds[WARM_UP:]
-    tokens = sum(len(ids) for ids, _ in rows)
-    return {
-        "tokens_per_second": tokens / sum(measured),
-        "tokens_per_cpu_second": tokens / sum(watch.cpu_seconds[WARM_UP:]),
-        "median_step_seconds": statistics.median(measured),
-        "peak_bytes": peak,
-    }
-
-
-def made_up_rows(steps: int) -> list[tuple[tuple[int, ...], int]]:
-    """Returns token ids of every row, and how many at their end carry loss."""
-    rng = random.Random(SEED)
-    rows: list[tuple[tuple[int, ...], int]] = []
-    for _ in range((steps + WARM_UP) * ROWS):
-        ids = tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randint(SHORTEST, LONGEST)))
-        rows.append((ids, len(ids) // 5))
-    return rows
-
-
-def write_model(folder: Path) -> None:
-    """Writes the model and a tokenizer that nothing is tokenised with, as TRL wants one."""
-    torch.manual_seed(SEED)
-    AutoModelForCausalLM.from_config(Qwen2Config.from_dict(SHAPE)).save_pretrained(folder)
-    words = {f"w{number}": number for number in range(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocab=words, unk_token="w1"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="w0", pad_token="w0"
-    ).save_pretrained(folder)
-
-
-def in_a_process(
-    side: str, tuning: str, folder: str, given: argparse.Namespace
-) -> dict[str, float]:
-    """Measures one side in a process of its own."""
-    paths = [str(given.trl)] if given.trl and side != "msft-lite" else []
-    own = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
-    command = [sys.executable, __file__, "--side", side, "--tuning", tuning, "--model", folder]
+    Raises:
+        subprocess.TimeoutExpired: it took longer than ``seconds``.
+        RuntimeError: it failed; with the end of what it wrote.
+    """
+    paths = [os.environ.get("PYTHONPATH"), str(trl) if trl and side != "msft-lite" else None]
     done = subprocess.run(
-        [*command, "--device", given.device, "--steps", str(given.steps)],
+        [sys.executable, Path(__file__).with_name("side.py"), side, json.dumps(asdict(setup))],
         capture_output=True,
         text=True,
         check=False,
+        timeout=seconds,
         env=os.environ
         | {
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join([*own, *paths]),
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         },
     )
     if done.returncode:
-        sys.exit(f"{side}, {tuning}:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{side}, {setup}:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def has_trl(folder: Path | None) -> bool:
-    """Returns whether TRL can be imported, from ``folder`` if it is given."""
-    if folder is not None:
-        return (folder / "trl").is_dir()
-    try:
-        version("trl")
-    except PackageNotFoundError:
-        return False
-    return True
+def trl_versions(folder: Path | None) -> dict[str, str]:
+    """Returns TRL's version, from ``folder`` if it is given; nothing where it is not there."""
+    if folder is None:
+        return versions(["trl"])
+    found = [file.stem.split("-")[1] for file in folder.glob("trl-*.dist-info")]
+    return {"trl": found[0]} if found else {}
 
 
-def table(found: list[dict[str, Any]], rate: str) -> str:
-    """Returns the figures as Markdown, each tuning against TRL as it comes by ``rate``."""
-    lines = [
-        "| tuning | side | real tokens a second | a CPU second | of trl | peak GiB |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for one in found:
-        trl = [o for o in found if (o["tuning"], o["side"]) == (one["tuning"], "trl")]
-        ratio = f"{one[rate] / trl[0][rate]:.2f}" if trl else ""
-        lines.append(
-            f"| {one['tuning']} | {one['side']} | {one['tokens_per_second']:,.0f} "
-            f"| {one['tokens_per_cpu_second']:,.0f} | {ratio} "
-            f"| {one['peak_bytes'] / 2**30:.2f} |"
-        )
-    return "\n".join(lines)
-
-
-def setting(given: argparse.Namespace, load: float) -> dict[str, Any]:
-    """Returns what the figures depend on."""
-    return {
-        "device": given.device,
-        "machine": platform.processor() or platform.machine(),
-        "load_at_start": load,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "peft")},
+def compared(found: list[dict[str, Any]], rate: str) -> dict[str, Any]:
+    """Returns the figures as a table, each setup against TRL as it comes by ``rate``."""
+    columns = {
+        "tuning": "",
+        "checkpointing": "",
+        "side": "",
+        "real tokens a CPU second": ",.0f",
+        "of trl": ".2f",
+        "by the clock": ",.0f",
+        "peak, GiB": ".2f",
+        "of trl's": ".2f",
     }
+    rows = []
+    for one in found:
+        trl = [o for o in found if (o["setup"], o["side"]) == (one["setup"], "trl")]
+        rows.append(
+            [
+                one["setup"].tuning,
+                "on" if one["setup"].gradient_checkpointing else "off",
+                one["side"],
+                one["tokens_per_cpu_second"],
+                one[rate] / trl[0][rate] if trl else None,
+                one["tokens_per_second"],
+                one["peak_bytes"] / 2**30,
+                one["peak_bytes"] / trl[0]["peak_bytes"] if trl else None,
+            ]
+        )
+    return table(columns, rows)
 
 
 if __name__ == "__main__":

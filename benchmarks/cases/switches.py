@@ -1,6 +1,6 @@
 """Measures what switches of training cost: deterministic algorithms, layers computed again.
 
-    python benchmarks/cases/switches.py [--tuning lora full] [--device cpu] [--steps 6]
+    python benchmarks/cases/switches.py [--tuning lora full] [--steps 6] [--json FILE]
 
 Model and rows are those of `speed.py`. Every variant has a trainer of its own in one process; they
 take turns, step by step, so that whatever else the machine does meets all of them. On a CPU the
@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from speed import PASS_ROWS, ROWS, SEED, made_up_rows, write_model
+from record import load_at_start, markdown, record, table, write
+from shapes import SEED, write_model
+from side import Setup
 
-from msft_lite.data.task import Example
-from msft_lite.model.load import ModelSettings, load_model
+from msft_lite.model.load import load_model
 from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import Trainer
 
@@ -42,6 +43,10 @@ VARIANTS = (
     *(Variant(f"model.gradient_checkpointing = {k}", every=k) for k in (4, 2)),
     Variant("model.gradient_checkpointing = true", every=True),
 )
+COLUMNS = {
+    device: {"tuning": "", "variant": "", f"{seconds} a step": ".2f", "of plain": ".2f"}
+    for device, seconds in (("cpu", "CPU seconds"), ("cuda", "seconds"))
+}
 
 
 def main() -> None:
@@ -50,41 +55,45 @@ def main() -> None:
     parser.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora", "full"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=6, help="measured, after one to warm up")
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
+    conditions = f"one thread, {load_at_start()}"
     if given.device == "cpu":
         torch.set_num_threads(1)
-    print("| tuning | variant | seconds a step | of plain |\n|---|---|---:|---:|")
+    rows: list[list[object]] = []
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
         for tuning in given.tuning:
-            seconds = measured(ModelSettings(folder, device=given.device, tuning=tuning), given)
+            setup = Setup(folder, given.device, tuning=tuning, steps=given.steps)
+            seconds = measured(setup)
             for variant in VARIANTS:
                 own, plain = seconds[variant], seconds[VARIANTS[0]]
                 ratio = statistics.median(a / b for a, b in zip(own, plain, strict=True))
-                median = statistics.median(own)
-                print(f"| {tuning} | {variant.name} | {median:.2f} | {ratio:.2f} |", flush=True)
+                rows.append([tuning, variant.name, statistics.median(own), ratio])
+            made = table(COLUMNS[given.device], rows)
+            write(
+                given.json, record({"switches": made}, device=given.device, conditions=conditions)
+            )
+    print(markdown(made))
 
 
-def measured(settings: ModelSettings, given: argparse.Namespace) -> dict[Variant, list[float]]:
+def measured(setup: Setup) -> dict[Variant, list[float]]:
     """Returns the seconds of every step of every variant, the first left out."""
-    rows = [
-        Example("made up", number, ids[:-answer], ids[-answer:])
-        for number, (ids, answer) in enumerate(made_up_rows(given.steps))
-    ]
-    trainers = {variant: trainer_of(variant, settings) for variant in VARIANTS}
+    rows = setup.rows()
+    trainers = {variant: trainer_of(variant, setup) for variant in VARIANTS}
     seconds: dict[Variant, list[float]] = {variant: [] for variant in VARIANTS}
-    for step in range(given.steps + 1):
+    for step in range(setup.steps + 1):
         for variant, trainer in trainers.items():
-            began = now(given.device)
-            trainer.step(rows[step * ROWS : (step + 1) * ROWS])
-            seconds[variant].append(now(given.device) - began)
+            began = now(setup.device)
+            trainer.step(rows[step * setup.step_rows : (step + 1) * setup.step_rows])
+            seconds[variant].append(now(setup.device) - began)
     return {variant: each[1:] for variant, each in seconds.items()}
 
 
-def trainer_of(variant: Variant, settings: ModelSettings) -> Trainer:
+def trainer_of(variant: Variant, setup: Setup) -> Trainer:
     """Returns a trainer with the variant's switches."""
-    model = load_model(replace(settings, gradient_checkpointing=variant.every), seed=SEED)
-    train = TrainSettings(1e-4, PASS_ROWS, deterministic=variant.deterministic)
+    model = load_model(replace(setup.settings, gradient_checkpointing=variant.every), seed=SEED)
+    train = TrainSettings(1e-4, setup.pass_rows, deterministic=variant.deterministic)
     return Trainer(model, train, seed=SEED, pad_id=0)
 
 
