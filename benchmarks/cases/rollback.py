@@ -11,29 +11,27 @@ reading, and bytes are what the system then read from the disk for this process.
 The models are the quickstart's base, a random Qwen2 of 30M parameters, and with their names random
 weights in the shapes of `memory.py`. Full tuning is in bfloat16, stochastically rounded at 1e-5;
 LoRA in float32 over a base in bfloat16, rank 16. Every bit that was put back is compared. Printed
-are a Markdown table, the median of the repeats, and the same as JSON.
+is a table of the median of the repeats; with --json the record of it is written too.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from evaluation_bench import BASE, write_model
-from memory import configs
+from shapes import configs
 from transformers import AutoModelForCausalLM
 
 from msft_lite.data.task import Example
@@ -106,8 +104,8 @@ def measured(
             "tuning": tuning,
             "stored": "delta" if deltas else "whole",
             "snapshot_bytes": store.size_bytes(identity),
-            "back": asdict(median(back)),
-            "anew": asdict(median(anew)),
+            "back": median(back),
+            "anew": median(anew),
         }
 
 
@@ -182,35 +180,47 @@ def check_same(found: Weights, wanted: Weights) -> None:
             raise SystemExit(f"{name} is not what was stored: the figures would mean nothing")
 
 
-def table(found: list[dict[str, Any]]) -> Iterator[str]:
-    """Yields the lines of the table."""
-    yield (
-        "| model | tuning | snapshot | its MB | roll-back, s | read, MB | loading anew, s "
-        "| read, MB | anew, of roll-back |"
-    )
-    yield "|---|---|---|---:|---:|---:|---:|---:|---:|"
-    for row in found:
-        back, anew = row["back"], row["anew"]
-        yield (
-            f"| {row['model']} | {row['tuning']} | {row['stored']} "
-            f"| {row['snapshot_bytes'] / 1e6:.1f} "
-            f"| {back['seconds']:.3f} | {back['read_bytes'] / 1e6:.1f} "
-            f"| {anew['seconds']:.3f} | {anew['read_bytes'] / 1e6:.1f} "
-            f"| {anew['seconds'] / back['seconds']:.1f} |"
-        )
+COLUMNS = {
+    "model": "",
+    "tuning": "",
+    "snapshot": "",
+    "its MB": ".1f",
+    "roll-back, s": ".3f",
+    "read, MB": ".1f",
+    "loading anew, s": ".3f",
+    "then read, MB": ".1f",
+    "loading, of roll-back": ".1f",
+}
+
+
+def cells(model: str, row: dict[str, Any]) -> list[Any]:
+    """Returns a row of the table."""
+    back, anew = row["back"], row["anew"]
+    return [
+        model,
+        row["tuning"],
+        row["stored"],
+        row["snapshot_bytes"] / 1e6,
+        back.seconds,
+        back.read_bytes / 1e6,
+        anew.seconds,
+        anew.read_bytes / 1e6,
+        anew.seconds / back.seconds,
+    ]
 
 
 def main() -> None:
-    """Measures what the command line names, and prints table and JSON."""
+    """Measures what the command line names, prints the table and writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["quickstart", "random"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--work", type=Path, help="on the disk to measure; left out: here")
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found: list[dict[str, Any]] = []
-    load = os.getloadavg()[0]
+    rows: list[list[Any]] = []
+    conditions = f"median of {given.repeats}, one thread, {record.load_at_start()}"
     for name in given.model:
         with tempfile.TemporaryDirectory(dir=given.work or Path.cwd()) as folder:
             base = written(name, Path(folder))
@@ -218,16 +228,15 @@ def main() -> None:
                 row = measured(
                     base, tuning, deltas=deltas, device=given.device, repeats=given.repeats
                 )
-                found.append({"model": name, **row})
-    print("\n".join(table(found)))
-    setting = {
-        "machine": platform.processor() or platform.machine(),
-        "load_at_start_and_end": (load, os.getloadavg()[0]),
-        "repeats": given.repeats,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "safetensors", "pyarrow")},
-    }
-    print(json.dumps({"setting": setting, "found": found}))
+                rows.append(cells(name, row))
+    found = record.record(
+        {"rollback": record.table(COLUMNS, rows)},
+        device=given.device,
+        conditions=conditions,
+        packages=("torch", "transformers", "safetensors", "pyarrow"),
+    )
+    print(record.markdown(found["tables"]["rollback"]))
+    record.write(given.json, found)
 
 
 if __name__ == "__main__":
