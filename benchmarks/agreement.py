@@ -1,12 +1,17 @@
 """Measures how far vLLM and the torch engine agree, in float32 and in bfloat16.
 
     python benchmarks/agreement.py [--adapter FOLDER] [--base FOLDER] [--tasks FOLDER]
+    python benchmarks/agreement.py --kind qlora [--unquantised]
 
 64 questions of the control files are continued by 24 tokens, greedily and past any end token, under
 an adapter: the one in FOLDER (``best/`` of a run with LoRA), else a random one of the size that
 training gives. Printed are the continuations that are equal token by token, and by how much the log
 probabilities differ: those that vLLM gives its own tokens, against one forward pass of transformers
 over them, as the canary compares them.
+
+With --kind the base is in 4 bits (qlora), the adapter is DoRA (dora), or both (qdora), and vLLM
+gets the weights as in a run. With qlora --unquantised it is given the base that was not quantised
+instead: how far that is another model.
 
 Exit code 0: in float32 all continuations are equal; 1: they are not.
 """
@@ -26,11 +31,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from msft_lite.engine.base import Prompt
+from msft_lite.engine.base import EvalEngine, Prompt
+from msft_lite.engine.dequantised import DequantisedBase
+from msft_lite.engine.merged import MergingEngine
 from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.model.adapter import adapter_config
-from msft_lite.model.load import capture
+from msft_lite.model.load import capture, load_model
+from msft_lite.model.settings import Dtype, ModelSettings
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart"
 QUESTIONS = 64
@@ -38,7 +46,8 @@ NEW_TOKENS = 24
 RANK = 16
 # With a factor of 2 and peft's A: changes of 0.008 to weights of some hundredths.
 SPREAD_OF_B = 0.02
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KINDS = ("lora", "qlora", "dora", "qdora")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +73,20 @@ def main() -> int:
     parser.add_argument("--base", type=Path, default=QUICKSTART / "base")
     parser.add_argument("--tasks", type=Path, default=QUICKSTART / "tasks")
     parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--kind", choices=KINDS, default="lora")
+    parser.add_argument("--unquantised", action="store_true")
     parser.add_argument("--seed", type=int, default=20)
     arguments = parser.parse_args()
     prompts = read_prompts(arguments.base, arguments.tasks)
     figures: dict[str, Figures] = {}
     for dtype in DTYPES:
-        model = load(arguments.base, arguments.adapter, dtype=dtype, seed=arguments.seed)
-        figures[dtype] = measure(model, arguments.base, prompts, dtype=dtype)
+        kind, seed = arguments.kind, arguments.seed
+        if kind == "lora":
+            model = load(arguments.base, arguments.adapter, dtype=dtype, seed=seed)
+        else:
+            model = load_kind(arguments.base, kind, dtype=dtype, seed=seed)
+        given = "lora" if arguments.unquantised else kind
+        figures[dtype] = measure(model, arguments.base, prompts, dtype=dtype, kind=given)
         print(figures[dtype].line(dtype), flush=True)
     return 0 if figures["float32"].equal == len(prompts) else 1
 
@@ -84,7 +100,7 @@ def read_prompts(base: Path, tasks: Path) -> list[Prompt]:
     return [Prompt(tuple(tokenizer(text).input_ids), NEW_TOKENS) for text in texts]
 
 
-def load(base: Path, adapter: Path | None, *, dtype: str, seed: int) -> torch.nn.Module:
+def load(base: Path, adapter: Path | None, *, dtype: Dtype, seed: int) -> torch.nn.Module:
     """Returns the base with the adapter in ``adapter``, or a random one, trainable."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype])
     if adapter is not None:
@@ -99,21 +115,43 @@ def load(base: Path, adapter: Path | None, *, dtype: str, seed: int) -> torch.nn
     return adapted.eval()
 
 
+def load_kind(base: Path, kind: str, *, dtype: Dtype, seed: int) -> torch.nn.Module:
+    """Returns the base as a run loads it, under a random adapter of that kind."""
+    settings = ModelSettings(
+        str(base),
+        dtype=dtype,
+        load_in_4bit=kind.startswith("q"),
+        lora_r=RANK,
+        lora_alpha=2 * RANK,
+        use_dora=kind.endswith("dora"),
+    )
+    model = load_model(settings, seed=seed).eval()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and "lora_A" not in name:
+                parameter.add_(SPREAD_OF_B * torch.randn_like(parameter))
+    return model
+
+
 def measure(
-    model: torch.nn.Module, base: Path, prompts: Sequence[Prompt], *, dtype: str
+    model: torch.nn.Module, base: Path, prompts: Sequence[Prompt], *, dtype: str, kind: str
 ) -> Figures:
-    """Answers ``prompts`` with both engines."""
+    """Answers ``prompts`` with both engines; vLLM gets the weights of ``kind`` as in a run."""
     reference = TorchEngine(model, eos_ids=(), pad_id=0)
     with tempfile.TemporaryDirectory() as folder:
+        dense = DequantisedBase(model, base, fallback=Path(folder)) if kind == "qlora" else None
+        merges = kind in ("dora", "qdora")
         settings = VllmSettings(
-            model_folder=base,
+            model_folder=base if dense is None else dense.folder,
             dtype=dtype,
             max_model_len=max(len(prompt.ids) for prompt in prompts) + NEW_TOKENS,
             eos_ids=(),
             log_path=Path(folder) / "engine.log",
-            adapter=adapter_config(model),
+            adapter=None if merges else adapter_config(model),
         )
-        engine = VllmEngine(settings)
+        vllm = VllmEngine(settings, base=dense)
+        engine: EvalEngine = MergingEngine(vllm, model) if merges else vllm
         try:
             engine.swap(capture(model), "measured")
             found = engine.complete(prompts, log_probabilities=True)
