@@ -162,7 +162,7 @@ class SharedWeights:
         if self._device.type == "cuda":
             self._lay_out_on_gpu()
             torch.cuda.synchronize(self._device)
-            return {name: _cuda_handle(tensor) for name, tensor in self._laid_out.items()}
+            return {name: cuda_handle(tensor) for name, tensor in self._laid_out.items()}
         host = self._host = self._host or self._laid_out_on_host()
         return {name: host.handle(tensor) for name, tensor in self._laid_out.items()}
 
@@ -239,7 +239,8 @@ def _form(tensor: torch.Tensor) -> dict[str, object]:
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
 
 
-def _cuda_handle(tensor: torch.Tensor) -> dict[str, object]:
+def cuda_handle(tensor: torch.Tensor) -> dict[str, object]:
+    """Returns what another process opens a tensor on a GPU by; it fits into JSON."""
     arguments: tuple[Any, ...] = reduce_tensor(tensor)[1]  # pyright: ignore[reportAssignmentType]
     # Of the tensor: class, size, stride, offset in its storage, class of that, type, gradient.
     cuda = dict(zip(_CUDA, (arguments[3], *arguments[6:10], *arguments[11:]), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.multiprocessing import reductions
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -19,6 +22,7 @@ from transformers import (
 )
 
 from msft_lite.data.task import Example
+from msft_lite.engine import shared_weights
 from msft_lite.engine.checkpoint_names import CheckpointNames
 from msft_lite.engine.shared_weights import SharedWeights, base_parameters
 from msft_lite.engine.vllm_adopt import mapped, rebuilt
@@ -117,6 +121,30 @@ def test_the_base_under_an_adapter_is_shared_and_the_adapter_is_not() -> None:
     assert torch.equal(layer.q_proj.base_layer.weight, seen[:64])
     assert not layer.q_proj.base_layer.weight.requires_grad
     weights.check(adapter, "s1")
+
+
+def test_what_torch_tells_of_memory_on_a_gpu_arrives_in_the_place_of_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No GPU here: torch's two functions are stood in for, what lies between them is ours.
+    tensor = torch.zeros(4, 6)
+    form = (torch.Tensor, tensor.shape, tensor.stride())
+    storage = (24, torch.storage.TypedStorage, tensor.dtype)
+    memory = (0, b"h\x00\xff", 512, 96, False, b"counter", 3, b"event", True)
+    bind = inspect.signature(reductions.rebuild_cuda_tensor).bind
+    arrived: list[dict[str, Any]] = []
+
+    def rebuild(*given: Any, **named: Any) -> torch.Tensor:
+        arrived.append(dict(bind(*given, **named).arguments))
+        return tensor
+
+    monkeypatch.setattr(
+        shared_weights, "reduce_tensor", lambda _: (None, (*form, *storage, *memory))
+    )
+    monkeypatch.setattr(reductions, "rebuild_cuda_tensor", rebuild)
+    handle = json.loads(json.dumps(shared_weights.cuda_handle(tensor)))
+    assert rebuilt(handle) is tensor
+    assert arrived == [dict(bind(*form, *storage, *memory).arguments)]
 
 
 def test_handles_of_a_second_engine_are_of_the_same_memory() -> None:
