@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from msft_lite.core import ROOT, Trace, best_point
-from msft_lite.errors import OutputFolderError, SnapshotError
+from msft_lite.errors import LostSnapshot, OutputFolderError, SnapshotError
 from msft_lite.ledger import Row, point_of, read_rows
 from msft_lite.recipe import Recipe
 from msft_lite.report.telling import tell
@@ -18,7 +18,7 @@ from msft_lite.report.wording import short_place
 from msft_lite.run.build import model_settings
 from msft_lite.run.engines import base_folder
 from msft_lite.run.folder import RunFolder
-from msft_lite.run.resuming import load_run
+from msft_lite.run.resuming import load_run, trains_again
 from msft_lite.snapshot.base import BaseFiles
 from msft_lite.snapshot.crash import load_crash_copy
 from msft_lite.snapshot.store import SnapshotStore
@@ -91,6 +91,8 @@ def inventory(folder: Path) -> Inventory:
 def verified(folder: Path) -> Mapping[str, str]:
     """Reads every snapshot and the crash copy of a run; returns what is wrong with each, or "".
 
+    A snapshot that is needed and not there is among them, unless the recipe lets it be left out.
+
     Raises:
         OutputFolderError: there is no run, or it is running.
         MsftError: its recipe or the base model cannot be read.
@@ -100,9 +102,18 @@ def verified(folder: Path) -> Mapping[str, str]:
     with place.opened("resume"):
         store = _store(recipe, place.snapshots)
         found = {name: _problem(partial(store.load, name)) for name in store.stored()}
+        if not trains_again(recipe):
+            needed = holders(read_rows(place.ledger))
+            found |= {name: _missing(name, needed[name]) for name in needed.keys() - found.keys()}
+            found.pop(ROOT, None)
         if place.crash_copy.exists():
             found[place.crash_copy.name] = _problem(partial(load_crash_copy, place.crash_copy))
     return found
+
+
+def is_finished(folder: Path) -> bool:
+    """Returns whether the run in ``folder`` came to its end."""
+    return [row["kind"] for row in read_rows(RunFolder(folder).ledger)][-1:] == ["finish"]
 
 
 def holders(rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
@@ -137,6 +148,10 @@ def holders(rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
     return held
 
 
+def _missing(identity: str, reasons: Sequence[str]) -> str:
+    return f"snapshot {identity[:12]}: missing, {'; '.join(reasons)}"
+
+
 def _behind_parents(items: Sequence[Item]) -> tuple[Item, ...]:
     names = {item.identity for item in items}
     first = [item for item in items if item.parent not in names]
@@ -158,6 +173,8 @@ def _no_root() -> NoReturn:
 def _problem(load: Callable[[], object]) -> str:
     try:
         load()
+    except LostSnapshot as error:
+        return error.problem
     except SnapshotError as error:
         return str(error)
     return ""
