@@ -48,7 +48,7 @@ def _parse(path: Path, content: bytes) -> list[Row]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LedgerError(
                 f"{path}, line {number}: not JSON ({error}); the ledger is damaged, "
                 "start again with --overwrite"
@@ -262,6 +262,7 @@ class Ledger:
 
     def _pass_over(self, row: Row) -> None:
         self._replayed += 1
+        self._on_row(row)  # first, as it checks the row
         if row["kind"] == "mark":
             point = point_of(row)
             self.points.append(point)
@@ -273,7 +274,6 @@ class Ledger:
                     self.seen.append(point)
         elif row["kind"] == "audit":
             self.audit = row
-        self._on_row(row)
 
 
 def _append_durably(path: Path, line: bytes) -> None:

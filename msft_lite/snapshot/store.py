@@ -15,13 +15,7 @@ from msft_lite.errors import LostSnapshot, SnapshotError, StorageError
 from msft_lite.model.weights import Weights
 from msft_lite.snapshot import delta
 from msft_lite.snapshot.codec import pieces, read, size_bytes, snapshot_id
-from msft_lite.snapshot.durable import (
-    PARTIAL,
-    remove_durably,
-    replacing,
-    storage_error,
-    sync_folder,
-)
+from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error, sync_folder
 from msft_lite.snapshot.tensor_file import Header, read_header
 
 _SUFFIX = ".safetensors"
@@ -170,7 +164,11 @@ class SnapshotStore:
         Raises:
             StorageError: the folder is gone or read-only.
         """
-        remove_durably(self._path(identity))
+        try:
+            self._path(identity).unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise self._storage_error(error, self._folder, 0) from error
 
     def settle(self, identities: Iterable[str] | None = None) -> None:
         """Makes snapshots survive the process; here, all have from when they were saved."""
