@@ -23,6 +23,7 @@ from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
 from msft_lite.run.memory import change_lines, config_of, remedies, steps_of
 from msft_lite.run.micro_batch import settled
+from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.resuming import (
     check_same_bits,
     check_same_run,
@@ -32,7 +33,7 @@ from msft_lite.run.resuming import (
     resume_changes,
     trains_again,
 )
-from msft_lite.run.roller import Parts, Roller, RollerSettings
+from msft_lite.run.roller import Roller
 from msft_lite.run.room import Room, room_of
 from msft_lite.run.stop import StopFlag
 from msft_lite.run.workshop import Workshop

@@ -185,7 +185,7 @@ def outcome_of(path: Path) -> str:
     """Reads a ledger in every way that a command does and returns what came of it."""
     try:
         read_story(path)
-        held = holders(read_rows(path))
+        held = holders(read_rows(path), source=str(path))
         store = SnapshotStore(path.parent / "none", root=no_root, reads_only=True)
         assert not held.keys() & store.stored().keys()
     except LedgerError as error:

@@ -41,11 +41,16 @@ class Killed(BaseException):
 
 
 class Watcher:
-    """Shows nothing, and may end the process's work at the n-th event of a kind."""
+    """Shows nothing; may end the work at the n-th event of a kind, or act at every row."""
 
-    def __init__(self, event: str = "", left: int = 0) -> None:
+    def __init__(
+        self, event: str = "", left: int = 0, act: Callable[[], None] = lambda: None
+    ) -> None:
         self.event = event
         self.left = left
+        self.act = act
+        self.rows = 0
+        self.first_step: tuple[int, int] | None = None
         self.said: list[str] = []
 
     def __enter__(self) -> Watcher:
@@ -55,9 +60,12 @@ class Watcher:
         return
 
     def row(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self.act()
         self.count("row")
 
     def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        self.first_step = self.first_step or (n, step)
         self.count("progress")
 
     def say(self, text: str) -> None:
@@ -168,16 +176,14 @@ def test_what_is_lost_while_the_run_goes_on(
     recipe = made(small_recipe, tmp_path / "run", *changes)
     spoiled: set[str] = set()
 
-    class Vandal(Watcher):
+    def act() -> None:
         """Spoils the file of every snapshot once."""
+        for file in snapshots(recipe.output_dir):
+            if file.name not in spoiled:
+                spoil(file)
+                spoiled.add(file.name)
 
-        def row(self, row: Mapping[str, Any]) -> None:
-            for file in snapshots(recipe.output_dir):
-                if file.name not in spoiled:
-                    spoil(file)
-                    spoiled.add(file.name)
-
-    watch = Vandal()
+    watch = Watcher(act=act)
     run(recipe, mode="new", watch=watch)
     assert results(recipe.output_dir) == results(whole)
     assert tensors(recipe.output_dir) == tensors(whole)
@@ -222,27 +228,19 @@ def test_a_run_in_memory_that_is_asked_to_end_loses_nothing(
     whole = run(made(small_recipe, tmp_path / "whole", *FULL), mode="new", watch=Watcher())
     recipe = made(small_recipe, tmp_path / "run", *FULL, "snapshots.where=ram")
 
-    class Asks(Watcher):
+    def ask() -> None:
         """Asks for an end, as a user does, at the sixth row."""
+        if watch.rows == 6:
+            os.kill(os.getpid(), signal.SIGINT)
 
-        def row(self, row: Mapping[str, Any]) -> None:
-            self.left += 1
-            if self.left == 6:
-                os.kill(os.getpid(), signal.SIGINT)
-
+    watch = Watcher(act=ask)
     with pytest.raises(Interrupted):
-        run(recipe, mode="new", watch=Asks())
+        run(recipe, mode="new", watch=watch)
     assert RunFolder(recipe.output_dir).crash_copy.exists()
-    counted: list[tuple[int, int]] = []
-
-    class Counts(Watcher):
-        """Counts the optimizer steps."""
-
-        def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-            counted.append((n, step))
-
-    run(recipe, mode="resume", watch=Counts())
-    assert counted[0] > (1, 1)
+    watch = Watcher()
+    run(recipe, mode="resume", watch=watch)
+    assert watch.first_step is not None
+    assert watch.first_step > (1, 1)
     assert results(recipe.output_dir) == results(whole)
     assert tensors(recipe.output_dir) == tensors(whole)
 
