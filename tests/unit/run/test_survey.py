@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -208,5 +209,6 @@ def test_what_the_disk_is_asked_for(small_recipe: Path, monkeypatch: pytest.Monk
     found = surveyed(small_recipe, f"snapshots.max_bytes={disk.wanted_bytes - 1}")
     assert not found.problems
     assert any(f"holds {disk.alive - 1} snapshots stored whole" in note for note in found.notes)
-    monkeypatch.setattr("msft_lite.run.disk.shutil.disk_usage", lambda _place: (9, 9, 0))
+    full = SimpleNamespace(total=9, used=9, free=0)
+    monkeypatch.setattr("msft_lite.run.disk.shutil.disk_usage", lambda _place: full)
     assert any("disk: 0 B free in " in text for text in surveyed(small_recipe).warnings)
