@@ -34,6 +34,21 @@ class SnapshotError(MsftError):
     """A snapshot is missing, damaged or of another model."""
 
 
+class LostSnapshot(SnapshotError):
+    """A stored snapshot is missing or damaged.
+
+    Attributes:
+        identity: its id.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, identity: str, problem: str, advice: str) -> None:
+        """Takes what is wrong and what can be done about it."""
+        super().__init__(f"{problem}; {advice}")
+        self.identity = identity
+        self.problem = problem
+
+
 class StorageError(MsftError):
     """The disk is full, read-only or gone."""
 

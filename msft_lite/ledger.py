@@ -20,6 +20,8 @@ from msft_lite.errors import LedgerError, ReplayMismatch, StorageError
 
 Row = Mapping[str, Any]
 MEMORY = "memory"  # kind of the rows that tell how a resumed run makes its steps fit
+REPLAY = "replay"  # kind of the rows that tell which lost snapshot was trained again
+NOTES = (MEMORY, REPLAY)  # which take no part in the replay of the method
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -46,7 +48,7 @@ def _parse(path: Path, content: bytes) -> list[Row]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LedgerError(
                 f"{path}, line {number}: not JSON ({error}); the ledger is damaged, "
                 "start again with --overwrite"
@@ -126,6 +128,7 @@ class Ledger:
         points: marks recorded so far of roll-out ``n``.
         seen: marks recorded so far of the whole run that the method may return.
         requests: what was asked for so far, recorded or not.
+        places: ids of the snapshots at all marks recorded so far, by roll-out and mark.
         audit: the recorded measurement at the end of roll-out ``n``, if there is one.
     """
 
@@ -146,6 +149,7 @@ class Ledger:
         self.points: list[Point] = []
         self.seen: list[Point] = []
         self.requests: list[Rollout] = []
+        self.places: dict[tuple[int, int], str] = {}
         self.audit: Row | None = None
         self._scores: dict[str, Mapping[str, Score]] = {}
         self._replayed = 0
@@ -196,7 +200,7 @@ class Ledger:
         self.rows.append(row)
 
     def note(self, row: Row) -> None:
-        """Writes a row of kind `MEMORY` durably, which takes no part in the replay.
+        """Writes a row of one of the kinds `NOTES` durably.
 
         Raises:
             StorageError: as for `append`.
@@ -251,16 +255,18 @@ class Ledger:
     def _next(self) -> Row | None:
         while self._replayed < len(self.rows):
             row = self.rows[self._replayed]
-            if row["kind"] != MEMORY:
+            if row["kind"] not in NOTES:
                 return row
             self._pass_over(row)
         return None
 
     def _pass_over(self, row: Row) -> None:
         self._replayed += 1
+        self._on_row(row)  # first, as it checks the row
         if row["kind"] == "mark":
             point = point_of(row)
             self.points.append(point)
+            self.places[row["n"], row["k"]] = point.snapshot
             if point.scores:
                 known = self.scores_of(point.snapshot)
                 self._scores[point.snapshot] = {**known, **point.scores}
@@ -268,7 +274,6 @@ class Ledger:
                     self.seen.append(point)
         elif row["kind"] == "audit":
             self.audit = row
-        self._on_row(row)
 
 
 def _append_durably(path: Path, line: bytes) -> None:

@@ -55,12 +55,12 @@ def _totals(found: Plan) -> list[tuple[str, str]]:
         ("snapshots written", f"{tally.snapshots_written:,}"),
     ]
     size = found.size
-    if size is None or found.disk_bytes_at_most is None or found.written_bytes is None:
+    if size is None or found.disk is None or found.written_bytes is None:
         return rows
     return [
         *rows,
         ("parameters", f"{size.parameters:,}"),
         ("trainable parameters", f"{size.trainable_parameters:,}"),
-        ("bytes on disk, at most", bytes_text(found.disk_bytes_at_most)),
+        ("bytes on disk, at most", bytes_text(found.disk.most_bytes)),
         ("bytes written", bytes_text(found.written_bytes)),
     ]

@@ -11,8 +11,10 @@ from msft_lite.cli.texts import print_lines
 from msft_lite.core import ROOT
 from msft_lite.report.tables import Grid, rich_grid
 from msft_lite.report.wording import bytes_text, counted
-from msft_lite.run.inventory import Inventory, Item, inventory, verified
+from msft_lite.run.folder import RunFolder
+from msft_lite.run.inventory import Inventory, Item, inventory, is_finished, verified
 
+CRASH_COPY = RunFolder(Path()).crash_copy.name
 SHOWN = 12  # of an id's 64 digits
 
 
@@ -26,6 +28,7 @@ def show_snapshots(folder: Path, *, verifies: bool, console: Console) -> bool:
     found = verified(folder) if verifies else {}
     if verifies:
         print_verified(found, console)
+        print_lines(ways_on(found, folder), console)
     return not any(found.values())
 
 
@@ -53,6 +56,19 @@ def print_verified(found: Mapping[str, str], console: Console) -> None:
     print_lines(damaged, console, style="red")
     whole = len(found) - len(damaged)
     print_lines([f"read and compared with their checksums: {whole} of {len(found)} whole"], console)
+
+
+def ways_on(found: Mapping[str, str], folder: Path) -> list[str]:
+    """Returns what becomes of damaged snapshots: they are trained again, or were the result."""
+    damaged = [name for name, problem in found.items() if problem and name != CRASH_COPY]
+    if not damaged:
+        return []
+    if is_finished(folder):
+        return [f"the run has finished; its result is also in {RunFolder(folder).best}"]
+    return [
+        f"msft-lite resume {folder} trains what is damaged or missing again, to the same bits, "
+        "when it is asked for"
+    ]
 
 
 def _row(item: Item, *, is_below: bool) -> tuple[str, ...]:

@@ -261,6 +261,10 @@ class SnapshotsTable(Table):
 
     delta: bool | None = None
     """Store what differs from the base or the start of the stage; left out: with full tuning."""
+    where: Literal["disk", "ram"] = "disk"
+    """ram: nothing is written at a mark; a killed run trains the roll-out in progress again."""
+    max_bytes: Positive | None = None
+    """Most bytes of snapshots and crash copies; points beyond it are trained again when needed."""
 
 
 class Recipe(Table):

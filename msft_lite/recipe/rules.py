@@ -71,6 +71,12 @@ def _loss_kernel(recipe: Recipe) -> Iterator[Conflict]:
 
 
 def _snapshots(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.snapshots.where == "ram" and recipe.snapshots.max_bytes is not None:
+        yield (
+            "snapshots.max_bytes",
+            'bounds what is on the disk, where with snapshots.where = "ram" little is; take one '
+            "of them out",
+        )
     if recipe.model.tuning == "lora" and recipe.snapshots.delta is not None:
         yield "snapshots.delta", "adapters are stored whole, so it has no effect; take it out"
 

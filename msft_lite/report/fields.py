@@ -10,6 +10,8 @@ from typing import Any, cast
 from msft_lite.core import Score
 from msft_lite.errors import LedgerError
 
+MOST_TOLD = 400  # characters of what is wrong with a row, which may be all of it
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -28,9 +30,10 @@ class Fields:
     prefix: str = ""
 
     def damaged(self, what: str) -> LedgerError:
-        """Returns the error to raise when the row says ``what``."""
+        """Returns the error to raise when the row says ``what``, of which the beginning is told."""
+        told = what if len(what) <= MOST_TOLD else f"{what[:MOST_TOLD]}.."
         return LedgerError(
-            f"{self.where}: {what}; the ledger is damaged, start again with --overwrite"
+            f"{self.where}: {told}; the ledger is damaged, start again with --overwrite"
         )
 
     def text(self, key: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msft_lite.core import LIVE, ROOT, Drop, Score
 from msft_lite.errors import LedgerError, did_you_mean
-from msft_lite.ledger import MEMORY, Row, read_rows
+from msft_lite.ledger import MEMORY, REPLAY, Row, read_rows
 from msft_lite.report.cost import rates_of
 from msft_lite.report.fields import Fields
 from msft_lite.report.spending import NOTHING, Spending, count, work_of
@@ -262,7 +262,14 @@ def _audit(story: Story, fields: Fields) -> Story:
         audited=work_of(fields, "read"),
         seconds=fields.numbers("seconds"),
     )
-    if rollout.progress.end == LIVE or not rollout.marks:
+    if rollout.progress.end == LIVE:
+        return _with_current(story, replace(rollout, pending=rollout.pending + spending))
+    return _spent_on(rollout, story, spending)
+
+
+def _spent_on(rollout: RolloutStory, story: Story, spending: Spending) -> Story:
+    """Adds to the last mark of the current roll-out, or to its first one that is to come."""
+    if not rollout.marks:
         return _with_current(story, replace(rollout, pending=rollout.pending + spending))
     last = rollout.marks[-1]
     last = replace(last, spending=last.spending + spending)
@@ -314,6 +321,16 @@ def _memory(story: Story, fields: Fields) -> Story:
     return replace(story, setting=replace(setting, rates=rates, facts=facts))
 
 
+def _replay(story: Story, fields: Fields) -> Story:
+    """Adds the seconds that a lost snapshot took to the mark that stands last, or comes next.
+
+    Its steps are counted once, where they were first taken.
+    """
+    if not story.rollouts:
+        raise fields.damaged("a replay before the first roll-out")
+    return _spent_on(story.rollouts[-1], story, Spending(seconds=fields.numbers("seconds")))
+
+
 def _finish(story: Story, fields: Fields) -> Story:
     finish = Finish(
         n=fields.whole("n"),
@@ -359,5 +376,6 @@ _TELLERS = {
     "audit": _audit,
     "drop": _drop,
     MEMORY: _memory,
+    REPLAY: _replay,
     "finish": _finish,
 }

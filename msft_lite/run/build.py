@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from msft_lite.ledger import Ledger, Row
 from msft_lite.model.flops import flop_rates, model_bytes, parameters_without_embedding
 from msft_lite.model.four_bit import weight_count
 from msft_lite.model.load import base_weights, load_model, load_tokenizer, resolve_device
+from msft_lite.model.memory.free import free_bytes
 from msft_lite.model.packing import batch_line, takes_packed_rows
 from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.weights import Weights
@@ -38,6 +40,7 @@ from msft_lite.run.resuming import choice_key, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.base import BaseFiles
+from msft_lite.snapshot.ram import RamStore
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.determinism import settle_workspace
 from msft_lite.train.settings import PAGED, TrainSettings
@@ -231,10 +234,12 @@ def open_store(
 
     Adapters are small, and random or zero at first: as deltas they hardly take less.
     """
-    root = root_of(settings, trainer)
-    if settings.tuning == "lora":
-        return SnapshotStore(folder, root=root)
-    base, deltas = BaseFiles(base_folder(settings)), recipe.snapshots.delta is not False
+    root, is_full = root_of(settings, trainer), settings.tuning == "full"
+    base = BaseFiles(base_folder(settings)) if is_full else None
+    deltas = is_full and recipe.snapshots.delta is not False
+    if recipe.snapshots.where == "ram":
+        free = partial(free_bytes, "cpu")
+        return RamStore(folder, root=root, base=base, deltas=deltas, free_bytes=free)
     return SnapshotStore(folder, root=root, base=base, deltas=deltas)
 
 

@@ -34,13 +34,13 @@ def finish(recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict) -> 
         content = examples(shop, found["base"], found["best"])
         write_durably(shop.folder.examples, json.dumps(content, ensure_ascii=False).encode())
     export_best(
-        shop.store.load(verdict.snapshot),
+        roller.weights(verdict.snapshot),
         shop.folder.best,
         model=shop.model,
         tokenizer=shop.tokenizer,
     )
     remove_durably(shop.folder.crash_copy)  # there is nothing left to train
-    shop.store.retain({verdict.snapshot})
+    roller.retain({verdict.snapshot})
     scores = {name: evaluation.scores for name, evaluation in found.items()}
     shop.ledger.append(_finish_row(shop, verdict, scores, time.monotonic() - started))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from msft_lite.core import ROOT, Trace, best_point
-from msft_lite.errors import OutputFolderError, SnapshotError
+from msft_lite.errors import LedgerError, LostSnapshot, OutputFolderError, SnapshotError
 from msft_lite.ledger import Row, point_of, read_rows
 from msft_lite.recipe import Recipe
 from msft_lite.report.telling import tell
@@ -18,7 +18,7 @@ from msft_lite.report.wording import short_place
 from msft_lite.run.build import model_settings
 from msft_lite.run.engines import base_folder
 from msft_lite.run.folder import RunFolder
-from msft_lite.run.resuming import load_run
+from msft_lite.run.resuming import load_run, trains_again
 from msft_lite.snapshot.base import BaseFiles
 from msft_lite.snapshot.crash import load_crash_copy
 from msft_lite.snapshot.store import SnapshotStore
@@ -69,7 +69,7 @@ def inventory(folder: Path) -> Inventory:
     story = tell(rows, source=str(place.ledger))
     stored = SnapshotStore(place.snapshots, root=_no_root, reads_only=True).stored()
     held: dict[str, list[str]] = defaultdict(list)
-    for identity, reasons in holders(rows).items():
+    for identity, reasons in holders(rows, source=str(place.ledger)).items():
         held[identity] += reasons
     for identity, found in stored.items():
         if found.parent is not None and found.parent not in ("", ROOT):
@@ -91,6 +91,8 @@ def inventory(folder: Path) -> Inventory:
 def verified(folder: Path) -> Mapping[str, str]:
     """Reads every snapshot and the crash copy of a run; returns what is wrong with each, or "".
 
+    A snapshot that is needed and not there is among them, unless the recipe lets it be left out.
+
     Raises:
         OutputFolderError: there is no run, or it is running.
         MsftError: its recipe or the base model cannot be read.
@@ -100,16 +102,41 @@ def verified(folder: Path) -> Mapping[str, str]:
     with place.opened("resume"):
         store = _store(recipe, place.snapshots)
         found = {name: _problem(partial(store.load, name)) for name in store.stored()}
+        if not trains_again(recipe):
+            needed = holders(read_rows(place.ledger), source=str(place.ledger))
+            found |= {name: _missing(name, needed[name]) for name in needed.keys() - found.keys()}
+            found.pop(ROOT, None)
         if place.crash_copy.exists():
             found[place.crash_copy.name] = _problem(partial(load_crash_copy, place.crash_copy))
     return found
 
 
-def holders(rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
+def is_finished(folder: Path) -> bool:
+    """Returns whether the run in ``folder`` came to its end."""
+    return [row["kind"] for row in read_rows(RunFolder(folder).ledger)][-1:] == ["finish"]
+
+
+def holders(rows: Sequence[Row], *, source: str = "ledger.jsonl") -> Mapping[str, Sequence[str]]:
     """Returns what each snapshot may still be needed for, from the rows of a ledger.
 
     The rule is that of `core.live_snapshots`.
+
+    Args:
+        rows: of the ledger.
+        source: begins the message.
+
+    Raises:
+        LedgerError: a row is damaged.
     """
+    try:
+        return _holders(rows)
+    except (AttributeError, LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise LedgerError(
+            f"{source}: a row is damaged ({type(error).__name__}); start again with --overwrite"
+        ) from error
+
+
+def _holders(rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
     held: dict[str, list[str]] = defaultdict(list)
     if rows and rows[-1]["kind"] == "finish":
         held[rows[-1]["snapshot"]].append("the result")
@@ -122,19 +149,23 @@ def holders(rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
             request, marks = row, []
         elif row["kind"] == "mark":
             marks.append(row)
-            if row["outcomes"] and request["keep"] != "none":
+            if row["outcomes"] and request.get("keep") != "none":
                 seen.append(row)
     if marks:
         held[marks[-1]["snapshot"]].append("the latest mark")
     if seen:
         held[best_point([point_of(row) for row in seen]).snapshot].append("the best mean")
     scored = tuple(point_of(row) for row in marks if row["outcomes"])
-    if request.get("keep") == "peaks" and scored:
+    if request.get("keep", "peaks") == "peaks" and scored:
         held[scored[0].snapshot].append("the start of the stage")
         for task in request["tasks"] if len(scored) > 1 else ():
             peak = Trace(scored).peak(task, start_counts=False)
             held[peak.snapshot].append(f"the peak of {task}")
     return held
+
+
+def _missing(identity: str, reasons: Sequence[str]) -> str:
+    return f"snapshot {identity[:12]}: missing, {'; '.join(reasons)}"
 
 
 def _behind_parents(items: Sequence[Item]) -> tuple[Item, ...]:
@@ -158,6 +189,8 @@ def _no_root() -> NoReturn:
 def _problem(load: Callable[[], object]) -> str:
     try:
         load()
+    except LostSnapshot as error:
+        return error.problem
     except SnapshotError as error:
         return str(error)
     return ""

@@ -22,6 +22,7 @@ from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.size import ModelSize, model_size
 from msft_lite.recipe import MsftTable, Recipe
 from msft_lite.run.assumed import EARLIEST_PEAK, AssumedWorld, Tally, assumed_peaks
+from msft_lite.run.disk import DiskPlan
 from msft_lite.run.loop import drive
 from msft_lite.run.task_settings import task_settings
 from msft_lite.train.settings import moment_bytes
@@ -51,7 +52,7 @@ class Plan:
         train_tokens: tokens of all rows drawn.
         generated_tokens_at_most: on control and report rows, were every answer of full length.
         size: sizes of the model, None if it is not in a local folder.
-        disk_bytes_at_most: snapshots alive and two crash copies; None where `size` is.
+        disk: snapshots and crash copies; None where `size` is.
         written_bytes: of all snapshots and crash copies; None where `size` is.
         assumption: one line on the curves.
         notes: what was counted, estimated or left out.
@@ -63,7 +64,7 @@ class Plan:
     train_tokens: int
     generated_tokens_at_most: int
     size: ModelSize | None
-    disk_bytes_at_most: int | None
+    disk: DiskPlan | None
     written_bytes: int | None
     assumption: str
     notes: tuple[str, ...]
@@ -93,7 +94,9 @@ def plan(recipe: Recipe) -> Plan:
         (tally.scored[task.name] * task.control_rows + 2 * task.report_rows) * task.max_new_tokens
         for task in tasks
     )
-    crash_bytes = size.trainable_parameters * _moment_bytes(recipe) if size else 0
+    disk = size and disk_plan(recipe, tally, size)
+    if disk is not None:
+        notes += [line for line in (disk.problem, *disk.notes) if line]
     return Plan(
         method=recipe.method.name,
         tasks=tasks,
@@ -101,12 +104,32 @@ def plan(recipe: Recipe) -> Plan:
         train_tokens=round(sum(tally.rows[task.name] * task.tokens_per_row for task in tasks)),
         generated_tokens_at_most=evaluated,
         size=size,
-        disk_bytes_at_most=size
-        and round(size.snapshot_bytes * tally.snapshots_alive + 2 * crash_bytes),
-        written_bytes=size and round((size.snapshot_bytes + crash_bytes) * tally.snapshots_written),
+        disk=disk,
+        written_bytes=disk and (disk.snapshot_bytes + disk.crash_bytes) * tally.snapshots_written,
         assumption=_assumption(len(tasks), epochs),
         notes=tuple(notes),
     )
+
+
+def planned_disk(recipe: Recipe, sizes: Mapping[str, int]) -> DiskPlan | None:
+    """Returns what the run takes of the disk at most; None where the model is not in a folder.
+
+    Args:
+        recipe: of the run.
+        sizes: training rows per task.
+
+    Raises:
+        ModelError: the model folder cannot be used.
+    """
+    size = model_size(_model_settings(recipe))
+    return size and disk_plan(recipe, simulate(recipe, sizes, _horizon(recipe)), size)
+
+
+def disk_plan(recipe: Recipe, tally: Tally, size: ModelSize) -> DiskPlan:
+    """Returns what the run takes of the disk at most."""
+    crash_bytes = round(size.trainable_parameters * _moment_bytes(recipe))
+    alive = tally.snapshots_alive
+    return DiskPlan(size.snapshot_bytes, crash_bytes, alive, recipe.snapshots.max_bytes)
 
 
 def simulate(recipe: Recipe, sizes: Mapping[str, int], epochs: int) -> Tally:

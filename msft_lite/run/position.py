@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from msft_lite.data.sampler import Cursor
 from msft_lite.data.task import NO_TOKENS, TokenCount
+
+Place: TypeAlias = tuple[int, int]  # number of a roll-out, and of a mark on it
 
 
 @dataclass(frozen=True, slots=True)

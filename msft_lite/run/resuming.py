@@ -106,6 +106,24 @@ def check_same_run(path: Path, recorded: Row, row: Row) -> list[str]:
     ]
 
 
+def trains_again(recipe: Recipe) -> bool:
+    """Returns whether a run may have to train points again that it could have kept."""
+    return recipe.snapshots.where == "ram" or recipe.snapshots.max_bytes is not None
+
+
+def check_same_bits(path: Path, notes: Sequence[str]) -> None:
+    """Refuses a resume whose last bits may differ, where points may have to be trained again.
+
+    Raises:
+        ReplayMismatch: there is one of ``notes``, as `check_same_run` and `memory_note` give them.
+    """
+    for note in notes:
+        raise ReplayMismatch(
+            f'{path}: {note}. With snapshots.max_bytes, or snapshots.where = "ram", points that '
+            "were not kept are trained again and must come out as they were: go on as the run began"
+        )
+
+
 def memory_note(before: Mapping[str, Any], recipe: Recipe) -> str:
     """Returns what to tell of a run that goes on with other memory settings."""
     now = memory_row(recipe)

@@ -23,14 +23,18 @@ from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
 from msft_lite.run.memory import change_lines, config_of, remedies, steps_of
 from msft_lite.run.micro_batch import settled
+from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.resuming import (
+    check_same_bits,
     check_same_run,
     memory_note,
     memory_row,
     recorded_memory,
     resume_changes,
+    trains_again,
 )
-from msft_lite.run.roller import Parts, Roller, RollerSettings
+from msft_lite.run.roller import Roller
+from msft_lite.run.room import Room, room_of
 from msft_lite.run.stop import StopFlag
 from msft_lite.run.tenancy import settled_tenancy
 from msft_lite.run.workshop import Workshop
@@ -117,7 +121,10 @@ def _begun(recipe: Recipe, shop: Workshop) -> bool:
     ledger, row = shop.ledger, start_row(recipe, shop)
     recorded = ledger.recorded("start")
     if recorded is not None:
-        for note in check_same_run(ledger.path, recorded, row):
+        notes = check_same_run(ledger.path, recorded, row)
+        if trains_again(recipe):
+            check_same_bits(ledger.path, notes)
+        for note in notes:
             shop.watch.say(note)
     is_open = ledger.recorded("finish") is None
     if is_open:
@@ -125,8 +132,11 @@ def _begun(recipe: Recipe, shop: Workshop) -> bool:
     ledger.expect(recorded or row)
     before, now = recorded_memory(ledger.rows), memory_row(shop.recipe)
     if is_open and before is not None and before != now:
+        note = memory_note(before, shop.recipe)
+        if trains_again(recipe):
+            check_same_bits(ledger.path, [note])
         ledger.note({"kind": MEMORY, **now})  # after the recipe: a resume between them repeats it
-        shop.watch.say(memory_note(before, shop.recipe))
+        shop.watch.say(note)
     return is_open
 
 
@@ -135,11 +145,12 @@ def _train_and_finish(
 ) -> None:
     options = recipe.method.model_dump(exclude={"name", "signal"})
     method = build_method(recipe.method.name, shop.clock, options)
+    room = room_of(shop)
     evaluator = build_evaluator(recipe, shop)
     try:
         evaluator.ready("control")  # an engine that is needed starts while training begins
         lender = Lender(lenders, shop.ledger.rows[0])
-        roller = _roller(recipe, shop, evaluator, stop, lender)
+        roller = _roller(recipe, shop, evaluator, stop, lender=lender, room=room)
         verdict = drive(method, roller.execute, shop.ledger)
         finish(recipe, shop, roller, verdict)
     finally:
@@ -147,7 +158,13 @@ def _train_and_finish(
 
 
 def _roller(
-    recipe: Recipe, shop: Workshop, evaluator: Evaluator, stop: StopFlag, lender: Lender
+    recipe: Recipe,
+    shop: Workshop,
+    evaluator: Evaluator,
+    stop: StopFlag,
+    *,
+    lender: Lender,
+    room: Room | None,
 ) -> Roller:
     parts = Parts(
         trainer=shop.trainer,
@@ -158,6 +175,7 @@ def _roller(
         watch=shop.watch,
         stop_requested=lambda: stop.requested,
         lender=lender,
+        room=room,
     )
     settings = RollerSettings(
         clock=shop.clock,
@@ -165,5 +183,6 @@ def _roller(
         crash_path=shop.folder.crash_copy,
         evaluate_at=recipe.eval.at,
         dropped_every=recipe.eval.dropped_every,
+        in_memory=recipe.snapshots.where == "ram",
     )
     return Roller(parts, settings)

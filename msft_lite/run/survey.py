@@ -18,7 +18,9 @@ from msft_lite.data.task_rows import TaskRows, overlaps, task_rows
 from msft_lite.errors import DataError, ModelError, MsftError, RecipeError, did_you_mean
 from msft_lite.model.settings import ModelSettings
 from msft_lite.recipe import Recipe
+from msft_lite.run.disk import DiskPlan
 from msft_lite.run.folder import RunFolder
+from msft_lite.run.plan import planned_disk
 from msft_lite.run.task_settings import task_settings
 
 if TYPE_CHECKING:
@@ -114,13 +116,17 @@ def survey(recipe: Recipe, *, only: str | None = None) -> Survey:
         notes += encoder.notes
     except ModelError as error:
         problems.insert(0, f"lengths were not counted: {error}")
+    disk = _disk(recipe, tasks) if only is None else None
     return Survey(
         tasks=tuple(tasks),
         tokenizer=tokenizer,
         config=config,
-        general=tuple(problems),
-        notes=notes,
-        warnings=(*_run_warnings(recipe), *_few_control_rows(recipe, tasks)),
+        general=(*problems, *([disk.problem] if disk and disk.problem else [])),
+        notes=(*notes, *(disk.notes if disk else ())),
+        warnings=(
+            *_run_warnings(recipe, disk),
+            *_few_control_rows(recipe, tasks),
+        ),
     )
 
 
@@ -257,13 +263,26 @@ def _too_long(recipe: Recipe, tasks: Sequence[TaskSurvey], model: PreTrainedMode
     return []
 
 
-def _run_warnings(recipe: Recipe) -> list[str]:
+def _disk(recipe: Recipe, tasks: Sequence[TaskSurvey]) -> DiskPlan | None:
+    """Returns what a run may take of the disk; None where that cannot be told yet."""
+    rows = {task.name: len(task.rows.splits.train) for task in tasks if task.rows is not None}
+    if len(rows) < len(tasks):
+        return None
+    try:
+        return planned_disk(recipe, rows)
+    except MsftError:  # told of the model where its lengths are counted
+        return None
+
+
+def _run_warnings(recipe: Recipe, disk: DiskPlan | None) -> list[str]:
     folder, warnings = RunFolder(recipe.output_dir), list[str]()
     if folder.ledger.exists():
         warnings.append(
             f"{folder.path} holds a run: go on with it by --resume, replace it by --overwrite, or "
             "name another folder by output_dir=FOLDER"
         )
+    if disk is not None and (shortage := disk.shortage(folder.path)):
+        warnings.append(shortage)
     if recipe.eval.steer_on == "report":
         warnings.append(
             'eval.steer_on = "report": the run is steered by the rows it reports, as the paper\'s '

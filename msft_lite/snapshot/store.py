@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from msft_lite.core import ROOT
-from msft_lite.errors import SnapshotError, StorageError
+from msft_lite.errors import LostSnapshot, SnapshotError, StorageError
 from msft_lite.model.weights import Weights
 from msft_lite.snapshot import delta
 from msft_lite.snapshot.codec import pieces, read, size_bytes, snapshot_id
@@ -95,19 +95,27 @@ class SnapshotStore:
 
         Raises:
             StorageError: the disk is full, read-only or gone; earlier snapshots are intact.
-            SnapshotError: a tensor's dtype cannot be stored, or the snapshot that a delta would
-                be stored against is damaged.
+            SnapshotError: a tensor's dtype cannot be stored.
         """
         identity = snapshot_id(weights)
         if not self._is_whole(identity):
             self._store(identity, weights, near)
         return identity
 
+    def restore(self, identity: str, weights: Weights) -> None:
+        """Saves ``weights``, whose id is ``identity``, whatever file may be there.
+
+        Raises:
+            StorageError: the disk is full, read-only or gone.
+        """
+        self._store(identity, weights, ROOT)
+
     def load(self, identity: str) -> Weights:
         """Returns the weights saved under that id, verified bit by bit against it.
 
         Raises:
-            SnapshotError: there is no such snapshot, or it is damaged.
+            LostSnapshot: its file is missing or damaged, or that of its parent.
+            SnapshotError: there can be no such snapshot.
         """
         if identity == ROOT:
             return self._root()
@@ -131,7 +139,7 @@ class SnapshotStore:
 
         Raises:
             StorageError: the disk is full, the folder is gone or read-only.
-            SnapshotError: one that stays is damaged, as far as was looked; nothing is removed.
+            LostSnapshot: one that stays is damaged, as far as was looked; nothing is removed.
         """
         kept = set(identities)
         before_bytes = self.alive_bytes()
@@ -149,6 +157,21 @@ class SnapshotStore:
         except OSError as error:
             raise self._storage_error(error, self._folder, 0) from error
         return before_bytes - self.alive_bytes()
+
+    def drop(self, identity: str) -> None:
+        """Removes a snapshot, of use to no other.
+
+        Raises:
+            StorageError: the folder is gone or read-only.
+        """
+        try:
+            self._path(identity).unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise self._storage_error(error, self._folder, 0) from error
+
+    def settle(self, identities: Iterable[str] | None = None) -> None:
+        """Makes snapshots survive the process; here, all have from when they were saved."""
 
     def stored(self) -> dict[str, Stored]:
         """Returns what is there, by id; of a run in progress as it is at one moment or another."""
@@ -212,6 +235,14 @@ class SnapshotStore:
             self._write(self._path(identity), weights)
             return
         parent = self._parent_at(near)
+        try:
+            self._write_delta(identity, weights, parent)
+        except SnapshotError:  # the parent may be damaged
+            if parent == ROOT:
+                raise
+            self._write_delta(identity, weights, ROOT)
+
+    def _write_delta(self, identity: str, weights: Weights, parent: str) -> None:
         with contextlib.ExitStack() as stack:
             source = self._source(parent, stack)
             path, run_folder = self._path(identity), self._folder.parent
@@ -323,10 +354,12 @@ class SnapshotStore:
         for path in leftovers:
             Path(path).unlink(missing_ok=True)
 
-    def _lost(self, identity: str, problem: str) -> SnapshotError:
-        return SnapshotError(
-            f"{problem}; bring {self._path(identity)} back from a copy of the run, or start again "
-            "with --overwrite"
+    def _lost(self, identity: str, problem: str) -> LostSnapshot:
+        return LostSnapshot(
+            identity,
+            problem,
+            f"bring {self._path(identity)} back from a copy of the run, or start again with "
+            "--overwrite",
         )
 
     def _storage_error(self, error: OSError, path: Path, bytes_needed: int) -> StorageError:

@@ -19,7 +19,8 @@ from msft_lite.run.compare import run_several
 from msft_lite.run.engines import build_evaluator
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.lending import Lender
-from msft_lite.run.roller import Parts, Roller, RollerSettings
+from msft_lite.run.parts import Parts, RollerSettings
+from msft_lite.run.roller import Roller
 from msft_lite.run.session import run
 from msft_lite.run.workshop import Workshop
 

@@ -40,6 +40,8 @@ def refusal(path: Path, *overrides: str) -> str:
 
 REFUSED = {
     "train.learning_rate=fast": 'train.learning_rate = "fast" (from the command line): a number',
+    "snapshots.max_bytes=0": "must be at least 1",
+    "snapshots.where=tmpfs": "'disk'",
     "train.lernrate=1": "train.lernrate = 1 (from the command line): unknown key",
     "train.learning_rat=1": "did you mean 'learning_rate'?",
     "trian.max_length=1": "did you mean 'train'?",
@@ -287,3 +289,12 @@ def test_arbitrary_changes_give_a_recipe_or_a_message(
         assert len(str(error)) > 20
     else:
         assert tomllib.loads(dump_toml(recipe))["seed"] == recipe.seed
+
+
+def test_a_bound_on_the_disk_and_snapshots_in_memory_exclude_each_other(small: Path) -> None:
+    message = refusal(small, "snapshots.max_bytes=1000", "snapshots.where=ram")
+    assert (
+        "snapshots.max_bytes = 1000 (from the command line): bounds what is on the disk" in message
+    )
+    assert load(small, ["snapshots.max_bytes=1000"]).snapshots.max_bytes == 1000
+    assert load(small, ["snapshots.where=ram"]).snapshots.where == "ram"

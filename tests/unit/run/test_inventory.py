@@ -101,6 +101,10 @@ def test_what_is_damaged_is_named(stopped: Path) -> None:
     assert not ok
     assert f"snapshot {file.stem[:12]}" in text
     assert f"{len(found) - 2} of {len(found)} whole" in text
+    assert "trains what is damaged or missing again" in text
+    assert "--overwrite" not in found[file.stem]
+    file.unlink()
+    assert "missing, the " in verified(stopped)[file.stem]
     file.write_bytes(b"x")
     assert {item.parent for item in inventory(stopped).items} == {None, ROOT}
     assert "damaged" in shown(stopped, verifies=False)[1]
@@ -114,6 +118,10 @@ def test_a_finished_run_keeps_its_result(small_recipe: Path, tmp_path: Path) -> 
     assert item.held_by == ("the result",)
     assert inventory(folder).crash_copy_bytes == 0
     assert verified(folder) == {item.identity: ""}
+    next((folder / "snapshots").iterdir()).unlink()
+    ok, text = shown(folder, verifies=True)
+    assert not ok
+    assert f"its result is also in {folder / 'best'}" in text.replace("\n", "")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

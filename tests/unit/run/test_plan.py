@@ -116,7 +116,8 @@ def test_sizes_and_tokens_of_a_local_model(recipe_path: Path, tiny_model_folder:
     assert found.tasks[0].tokens_per_row == 16
     alive, written = found.tally.snapshots_alive, found.tally.snapshots_written
     snapshot, moments = found.size.snapshot_bytes, 8 * found.size.trainable_parameters
-    assert found.disk_bytes_at_most == alive * snapshot + 2 * moments
+    assert found.disk is not None
+    assert found.disk.most_bytes == alive * snapshot + 2 * moments
     assert found.written_bytes == written * (snapshot + moments)
 
 

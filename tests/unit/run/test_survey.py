@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from msft_lite.errors import RecipeError
 from msft_lite.recipe import load
+from msft_lite.run.plan import plan
 from msft_lite.run.survey import Survey, standard_error_points, survey
 
 
@@ -197,3 +199,16 @@ def test_what_auto_rules_out_is_a_problem(small_recipe: Path) -> None:
     assert 'model.dtype = "auto" is float32 on a CPU' in problem
     (problem,) = surveyed(small_recipe, "train.optim=paged_adamw").problems
     assert 'model.device = "auto" is the CPU here; take "adamw"' in problem
+
+
+def test_what_the_disk_is_asked_for(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = surveyed(small_recipe, "snapshots.max_bytes=1000").problems
+    assert problem.startswith("snapshots.max_bytes = 1,000: a mark needs ")
+    disk = plan(load(small_recipe, [])).disk
+    assert disk is not None
+    found = surveyed(small_recipe, f"snapshots.max_bytes={disk.wanted_bytes - 1}")
+    assert not found.problems
+    assert any(f"holds {disk.alive - 1} snapshots stored whole" in note for note in found.notes)
+    full = SimpleNamespace(total=9, used=9, free=0)
+    monkeypatch.setattr("msft_lite.run.disk.shutil.disk_usage", lambda _place: full)
+    assert any("disk: 0 B free in " in text for text in surveyed(small_recipe).warnings)

@@ -1,0 +1,160 @@
+"""With few bytes for snapshots a run trains points again and comes out the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msft_lite.errors import ReplayMismatch, StorageError
+from msft_lite.ledger import REPLAY, read_rows
+from msft_lite.recipe import Recipe, load
+from msft_lite.run.disk import DiskPlan
+from msft_lite.run.folder import RunFolder
+from msft_lite.run.plan import plan
+from msft_lite.run.session import run
+
+FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
+TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
+LORA = ("model.lora_r=64",)  # larger than what else is in a crash copy
+RUNS = {
+    "msft": LORA,
+    "msft, at the end": (*LORA, "eval.at=end"),
+    "msft, full": (*FULL, "snapshots.delta=false"),
+    "msft, one optimizer": (*LORA, "method.keep_optimizer=true", "method.start_counts=false"),
+    "continual": (*LORA, "method.name=continual", "method.budget=", "method.epochs=1"),
+}
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing in the program catches it."""
+
+
+class Watcher:
+    """Measures the disk at every event, and may end the process's work at the n-th row."""
+
+    def __init__(self, folder: RunFolder, left: int = -1) -> None:
+        self.folder = folder
+        self.left = left
+        self.most_bytes = 0
+        self.said: list[str] = []
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        self.measure()
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        self.measure()
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def measure(self) -> None:
+        files = [*self.folder.snapshots.glob("*"), *self.folder.path.glob("crash*")]
+        self.most_bytes = max(self.most_bytes, sum(file.stat().st_size for file in files))
+
+
+def made(recipe: Path, folder: Path, *changes: str) -> Recipe:
+    return load(recipe, [*changes, f"output_dir={folder}"])
+
+
+def executed(recipe: Recipe, *, resumes: bool = False, left: int = -1) -> Watcher:
+    watch = Watcher(RunFolder(recipe.output_dir), left)
+    run(recipe, mode="resume" if resumes else "new", watch=watch)
+    return watch
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if key not in TIMINGS}
+        for row in read_rows(folder / "ledger.jsonl")
+        if row["kind"] != REPLAY
+    ]
+
+
+def best(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (folder / "best").glob("*.safetensors")}
+
+
+def least(recipe: Recipe) -> int:
+    """Returns the least bound, which the refusal of a smaller one tells."""
+    too_small = recipe.model_copy(
+        update={"snapshots": recipe.snapshots.model_copy(update={"max_bytes": 1})}
+    )
+    with pytest.raises(StorageError, match=r"a mark needs .* or more") as error:
+        executed(too_small)
+    found = re.search(r"max_bytes=(\d+) or more", str(error.value))
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_bound_changes_nothing_but_what_is_trained_again(
+    small_recipe: Path, tmp_path: Path, name: str
+) -> None:
+    free = made(small_recipe, tmp_path / "free", *RUNS[name])
+    executed(free)
+    rows = results(free.output_dir)
+    bound = least(made(small_recipe, tmp_path / "refused", *RUNS[name]))
+    change = f"snapshots.max_bytes={bound}"
+    recipe = made(small_recipe, tmp_path / "run", *RUNS[name], change)
+    with pytest.raises(Killed):
+        executed(recipe, left=len(rows) // 2)
+    watch = executed(recipe, resumes=True)
+    assert results(recipe.output_dir) == rows
+    assert best(recipe.output_dir) == best(free.output_dir)
+    assert watch.most_bytes <= bound
+    assert any("is not kept" in text for text in watch.said)
+
+
+def test_a_bound_that_holds_all_is_none(small_recipe: Path, tmp_path: Path) -> None:
+    free = made(small_recipe, tmp_path / "free", *FULL)
+    executed(free)
+    recipe = made(small_recipe, tmp_path / "run", *FULL, "snapshots.max_bytes=1000000000")
+    watch = executed(recipe)
+    assert results(recipe.output_dir) == results(free.output_dir)
+    assert not any("is not kept" in text for text in watch.said)
+    assert not any(r["kind"] == REPLAY for r in read_rows(recipe.output_dir / "ledger.jsonl"))
+
+
+def test_a_resume_that_may_give_other_bits_is_refused(small_recipe: Path, tmp_path: Path) -> None:
+    bound = "snapshots.max_bytes=1000000000"
+    with pytest.raises(Killed):
+        executed(made(small_recipe, tmp_path / "run", bound), left=4)
+    other = ("train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2")
+    changed = made(small_recipe, tmp_path / "run", bound, *other)
+    with pytest.raises(ReplayMismatch, match=r"snapshots\.max_bytes.*go on as the run began"):
+        executed(changed, resumes=True)
+
+
+def test_the_plan_tells_what_a_bound_comes_to(small_recipe: Path, tmp_path: Path) -> None:
+    disk = plan(made(small_recipe, tmp_path / "run")).disk
+    assert disk is not None
+    assert disk.most_bytes == disk.wanted_bytes
+    lower = disk.wanted_bytes - 1
+    found = plan(made(small_recipe, tmp_path / "run", f"snapshots.max_bytes={lower}"))
+    assert found.disk is not None
+    assert found.disk.most_bytes == lower
+    assert any(f"holds {disk.alive - 1} snapshots" in note for note in found.notes)
+    small = plan(made(small_recipe, tmp_path / "run", "snapshots.max_bytes=1000"))
+    assert any("a mark needs" in note for note in small.notes)
+
+
+def test_a_full_disk_is_told_beforehand(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there"
+    assert DiskPlan(10, 10, 3, None).shortage(folder) == ""
+    vast = DiskPlan(10**18, 10**18, 3, None)
+    assert "disk: " in vast.shortage(folder)
+    assert DiskPlan(10**18, 10**18, 3, 10**5).shortage(folder) == ""
+    assert "a mark needs" in DiskPlan(10**18, 10**18, 3, 10**5).problem

@@ -1,0 +1,260 @@
+"""Snapshots that are damaged or gone are trained again, and the run comes out as if they were not.
+
+Laws 1 and 2 are what makes it exact; here whole runs are killed, robbed of files and resumed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msft_lite.errors import Interrupted, SnapshotError
+from msft_lite.ledger import REPLAY, read_rows
+from msft_lite.recipe import Recipe, load
+from msft_lite.report.telling import read_story
+from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.session import run
+
+FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
+TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
+# Runs in which snapshots are needed in every way: as start, peak, best mean, parent, latest mark.
+RUNS = {
+    "msft": (),
+    "msft, full, deltas": FULL,
+    "msft, full, whole": (*FULL, "snapshots.delta=false"),
+    "msft, one optimizer": ("method.keep_optimizer=true", "method.start_counts=false"),
+    "sft": ("method.name=sft", "method.budget=", "method.epochs=2"),
+    "continual": ("method.name=continual", "method.budget=", "method.epochs=1"),
+    "sro": ("method.name=sro", "method.budget=", "method.epochs=1"),
+    "dynamix": ("method.name=dynamix", "method.budget=", "method.epochs=1", "method.period=1"),
+}
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing in the program catches it."""
+
+
+class Watcher:
+    """Shows nothing; may end the work at the n-th event of a kind, or act at every row."""
+
+    def __init__(
+        self, event: str = "", left: int = 0, act: Callable[[], None] = lambda: None
+    ) -> None:
+        self.event = event
+        self.left = left
+        self.act = act
+        self.rows = 0
+        self.first_step: tuple[int, int] | None = None
+        self.said: list[str] = []
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        self.act()
+        self.count("row")
+
+    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        self.first_step = self.first_step or (n, step)
+        self.count("progress")
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def count(self, event: str) -> None:
+        if event == self.event:
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The ledger without what a clock decides and without what was trained again."""
+    return [
+        {key: value for key, value in row.items() if key not in TIMINGS}
+        for row in read_rows(folder / "ledger.jsonl")
+        if row["kind"] != REPLAY
+    ]
+
+
+def replays(folder: Path) -> list[Mapping[str, Any]]:
+    return [row for row in read_rows(folder / "ledger.jsonl") if row["kind"] == REPLAY]
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    return {
+        f"{name}/{file.name}": file.read_bytes()
+        for name in ("best", "snapshots")
+        for file in (folder / name).glob("*.safetensors")
+    }
+
+
+def snapshots(folder: Path) -> list[Path]:
+    return sorted((folder / "snapshots").glob("*.safetensors"))
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def made(recipe: Path, folder: Path, *changes: str) -> Recipe:
+    return load(recipe, [*changes, f"output_dir={folder}"])
+
+
+def stopped(recipe: Recipe, event: str, left: int, mode: Mode = "new") -> None:
+    with pytest.raises(Killed):
+        run(recipe, mode=mode, watch=Watcher(event, left))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_file_in_turn_at_several_moments(
+    small_recipe: Path, tmp_path: Path, name: str
+) -> None:
+    whole = run(made(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results(whole)
+    moments = [len(rows) * part // 4 for part in (1, 2, 3)]
+    again = 0
+    recipe = made(small_recipe, tmp_path / "run", *RUNS[name])
+    for place, moment in enumerate([*moments, len(rows) - 2]):
+        stopped(recipe, "row", moment, mode="resume" if place else "new")
+        for turn, file in enumerate(snapshots(recipe.output_dir)):
+            other = tmp_path / f"{place}-{turn}"
+            shutil.copytree(recipe.output_dir, other)
+            (removed, flipped, cut)[(place + turn) % 3](other / "snapshots" / file.name)
+            run(made(small_recipe, other, *RUNS[name]), mode="resume", watch=Watcher())
+            assert results(other) == rows
+            assert tensors(other) == tensors(whole)
+            read_story(other / "ledger.jsonl")
+            again += len(replays(other))
+            shutil.rmtree(other)
+    assert again
+
+
+@pytest.mark.parametrize("name", ["msft, full, deltas", "msft, one optimizer", "continual"])
+def test_all_files_at_once_with_the_crash_copy(
+    small_recipe: Path, tmp_path: Path, name: str
+) -> None:
+    whole = run(made(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results(whole)
+    recipe = made(small_recipe, tmp_path / "run", *RUNS[name])
+    stopped(recipe, "row", 2 * len(rows) // 3)
+    for file in snapshots(recipe.output_dir):
+        file.unlink()
+    RunFolder(recipe.output_dir).crash_copy.unlink()
+    stopped(recipe, "progress", 3, mode="resume")  # while something is being trained again
+    run(recipe, mode="resume", watch=Watcher())
+    assert results(recipe.output_dir) == rows
+    assert tensors(recipe.output_dir) == tensors(whole)
+
+
+@pytest.mark.parametrize("spoil", [removed, flipped, cut])
+def test_what_is_lost_while_the_run_goes_on(
+    small_recipe: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    changes = RUNS["msft, one optimizer"]  # whose stages start in the middle of those before
+    whole = run(made(small_recipe, tmp_path / "whole", *changes), mode="new", watch=Watcher())
+    recipe = made(small_recipe, tmp_path / "run", *changes)
+    spoiled: set[str] = set()
+
+    def act() -> None:
+        """Spoils the file of every snapshot once."""
+        for file in snapshots(recipe.output_dir):
+            if file.name not in spoiled:
+                spoil(file)
+                spoiled.add(file.name)
+
+    watch = Watcher(act=act)
+    run(recipe, mode="new", watch=watch)
+    assert results(recipe.output_dir) == results(whole)
+    assert tensors(recipe.output_dir) == tensors(whole)
+    assert spoiled
+    if spoil is cut:  # seen at once, while the trainer still held the weights
+        assert not replays(recipe.output_dir)
+        return
+    (row, *_) = replays(recipe.output_dir)
+    assert row["steps"] > 0
+    assert any(f"mark {row['k']} of roll-out {row['n']} is trained again" in t for t in watch.said)
+
+
+@pytest.mark.parametrize("name", ["msft", "msft, full, deltas", "continual", "sro"])
+def test_what_is_in_memory_alone_is_lost_with_the_process(
+    small_recipe: Path, tmp_path: Path, name: str
+) -> None:
+    whole = run(made(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results(whole)
+    recipe = made(small_recipe, tmp_path / "run", *RUNS[name], "snapshots.where=ram")
+    for place, moment in enumerate([len(rows) // 4, len(rows) // 2]):
+        stopped(recipe, "row", moment, mode="resume" if place else "new")
+        assert not RunFolder(recipe.output_dir).crash_copy.exists()
+        stopped(recipe, "progress", 0, mode="resume")
+    run(recipe, mode="resume", watch=Watcher())
+    assert results(recipe.output_dir) == rows
+    assert tensors(recipe.output_dir) == tensors(whole)
+
+
+@pytest.mark.parametrize("free", [None, 0])
+def test_where_memory_is_short_snapshots_are_written(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None
+) -> None:
+    monkeypatch.setattr("msft_lite.run.build.free_bytes", lambda _device: free)
+    recipe = made(small_recipe, tmp_path / "run", "snapshots.where=ram")
+    stopped(recipe, "row", 4)
+    assert snapshots(recipe.output_dir)
+
+
+def test_a_run_in_memory_that_is_asked_to_end_loses_nothing(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    whole = run(made(small_recipe, tmp_path / "whole", *FULL), mode="new", watch=Watcher())
+    recipe = made(small_recipe, tmp_path / "run", *FULL, "snapshots.where=ram")
+
+    def ask() -> None:
+        """Asks for an end, as a user does, at the sixth row."""
+        if watch.rows == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    watch = Watcher(act=ask)
+    with pytest.raises(Interrupted):
+        run(recipe, mode="new", watch=watch)
+    assert RunFolder(recipe.output_dir).crash_copy.exists()
+    watch = Watcher()
+    run(recipe, mode="resume", watch=watch)
+    assert watch.first_step is not None
+    assert watch.first_step > (1, 1)
+    assert results(recipe.output_dir) == results(whole)
+    assert tensors(recipe.output_dir) == tensors(whole)
+
+
+def test_other_bits_are_not_taken_for_the_lost_ones(small_recipe: Path, tmp_path: Path) -> None:
+    recipe = made(small_recipe, tmp_path / "run")
+    stopped(recipe, "row", 4)
+    for file in snapshots(recipe.output_dir):
+        file.unlink()
+    changed = made(
+        small_recipe,
+        tmp_path / "run",
+        "train.per_device_train_batch_size=1",
+        f"train.gradient_accumulation_steps={recipe.train.batch_rows}",
+    )
+    with pytest.raises(SnapshotError, match=r"(?s)is missing|cannot read.*gave snapshot"):
+        run(changed, mode="resume", watch=Watcher())
