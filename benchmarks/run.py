@@ -41,7 +41,16 @@ AFTER_LADDER = {
     "switches": (),
 }
 PREDICTED = ("memory",)  # cases that no device has a part in
-MEASURED = ("evaluation", "ladder", "padding", "rollback", "snapshots", "speed", "switches", *PREDICTED)
+MEASURED = (
+    "evaluation",
+    "ladder",
+    "padding",
+    "rollback",
+    "snapshots",
+    "speed",
+    "switches",
+    *PREDICTED,
+)
 
 sys.path.insert(0, str(CASES))
 import record  # noqa: E402
