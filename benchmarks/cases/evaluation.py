@@ -7,7 +7,8 @@ Ten tasks of `dynamics_tasks.py`, five shots before each question, the same for 
 most 12 new tokens; float32, one thread each for trainer and engine, on a CPU. Three sides in one
 run, on the same weights:
 
-- ours: one vLLM that stays up; weights are read from the store, swapped in and checked.
+- ours: one vLLM that stays up; weights are read from the store, swapped in and checked. Adapters
+  are merged on their way, as in a run on a CPU in float32; then they are swapped, as on a GPU.
 - transformers: `generate` of the model in training, in the best of a few batch sizes; no swap.
 - new engine: the checkpoint is written and a vLLM of the same settings started on it.
 
@@ -37,6 +38,7 @@ from evaluation_bench import BASE, NEW_TOKENS, Bench, cpu_seconds, rss_bytes, wr
 from record import load_at_start, markdown, record, table, write
 
 from msft_lite.engine.base import Completion
+from msft_lite.engine.merged import MergingEngine
 from msft_lite.model.settings import Tuning
 from msft_lite.snapshot.store import SnapshotStore
 
@@ -76,10 +78,10 @@ class Timing:
         return self.swap + self.generate + self.grade
 
 
-def ours(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
+def ours(bench: Bench, seeds: Sequence[int], *, merges: bool) -> Iterator[Timing]:
     """Evaluates snapshots of the store in one engine; the first warms up."""
-    engine = bench.engine(bench.base)
-    answers = bench.answers(engine)
+    engine = bench.engine(bench.base, takes_adapters=not merges)
+    answers = bench.answers(MergingEngine(engine, bench.model) if merges else engine)
     store = SnapshotStore(bench.folder / "snapshots", root=lambda: bench.root)
     for seed in (0, *seeds):
         weights = bench.checkpoint(seed)
@@ -139,13 +141,8 @@ def new_engine(bench: Bench, seeds: Sequence[int]) -> Iterator[Timing]:
         weights = bench.checkpoint(seed)
         bench.trainer.load(weights)
         began, computed = time.perf_counter(), cpu_seconds()
-        if bench.tuning == "full":
-            written = bench.folder / f"checkpoint-{seed}"
-            bench.model.save_pretrained(written)
-            engine = bench.engine(written)
-        else:
-            engine = bench.engine(bench.base)
-            engine.swap(weights, str(seed))
+        written = bench.write_checkpoint(bench.folder / f"checkpoint-{seed}")
+        engine = bench.engine(written, takes_adapters=False)
         started = time.perf_counter()
         found = engine.complete(bench.prompts)
         answered = time.perf_counter()
@@ -162,7 +159,10 @@ def compared(
     seeds = range(1, given.repeats + 1)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(base, tuning, rows=given.rows, folder=Path(folder))
-        sides = {"ours": list(ours(bench, seeds)), "new engine": list(new_engine(bench, seeds[:2]))}
+        sides = {"ours": list(ours(bench, seeds, merges=tuning == "lora"))}
+        if tuning == "lora":
+            sides["ours, adapter swapped"] = list(ours(bench, seeds, merges=False))
+        sides["new engine"] = list(new_engine(bench, seeds[:2]))
         tried = {size: next(transformers_generate(bench, [0], size)).whole for size in BATCHES}
         best = min(tried, key=tried.__getitem__)
         sides[f"transformers, batches of {best}"] = list(transformers_generate(bench, seeds, best))

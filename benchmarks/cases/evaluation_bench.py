@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from dynamics_tasks import TASKS as NAMES
 from dynamics_tasks import splits
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from msft_lite.data.build import build_task
@@ -21,10 +24,11 @@ from msft_lite.data.settings import Limits, TaskSettings
 from msft_lite.data.splits import Splits
 from msft_lite.data.task import Task
 from msft_lite.data.task_rows import TaskRows
-from msft_lite.engine.base import Prompt
+from msft_lite.engine.base import EvalEngine, Prompt
 from msft_lite.engine.canary import PROBE_NEW_TOKENS, Canary, tolerance_of
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.model.adapter import adapter_config
+from msft_lite.model.dense import dense_tensors
 from msft_lite.model.load import load_model
 from msft_lite.model.settings import ModelSettings, Tuning
 from msft_lite.model.weights import Weights
@@ -82,9 +86,15 @@ class Bench:
         }
         return Weights(self.root.kind, moved)
 
-    def engine(self, base: Path) -> VllmEngine:
-        """Starts an engine and waits for it."""
-        engine = VllmEngine(self.engine_settings(base))
+    def engine(self, base: Path, *, takes_adapters: bool = True) -> VllmEngine:
+        """Starts an engine and waits for it.
+
+        Args:
+            base: folder of the model that it loads.
+            takes_adapters: under LoRA; False: it is given whole weights.
+        """
+        settings = self.engine_settings(base)
+        engine = VllmEngine(settings if takes_adapters else replace(settings, adapter=None))
         with engine.awake():
             return engine
 
@@ -100,7 +110,14 @@ class Bench:
             threads=1,
         )
 
-    def answers(self, engine: VllmEngine) -> Answers:
+    def write_checkpoint(self, folder: Path) -> Path:
+        """Writes the model as it is, an adapter merged, and returns ``folder``."""
+        folder.mkdir()
+        save_file(dict(dense_tensors(self.model, merged=True)), folder / "model.safetensors")
+        shutil.copy(self.base / "config.json", folder)
+        return folder
+
+    def answers(self, engine: EvalEngine) -> Answers:
         """Returns what a run evaluates with."""
         canary = Canary(
             [task.control[0].prompt[: LENGTH - PROBE_NEW_TOKENS] for task in self.tasks[:4]],

@@ -121,7 +121,7 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
         f"{' over a base in 4 bits' if settings.load_in_4bit else ''} on "
         f"{settings.device} with {torch.get_num_threads()} threads"
     )
-    how = f"; {HOW[handover_of(settings)]}" if shop.choice.kind == "vllm" else ""
+    how = f"; {HOW[handover_of(shop.recipe, settings)]}" if shop.choice.kind == "vllm" else ""
     shop.watch.say(shop.choice.line + how)
     shop.watch.say(batch_line(shop.model, settings))
     shop.watch.say(shop.trainer.loss_kernel.line)
@@ -310,7 +310,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "loss_kernel": shop.trainer.loss_kernel.name,
         "tuning": shop.settings.tuning,
         "engine": shop.choice.kind,
-        "handover": handover_of(shop.settings) if shop.choice.kind == "vllm" else None,
+        "handover": handover_of(recipe, shop.settings) if shop.choice.kind == "vllm" else None,
         "tenancy": shop.tenancy and asdict(shop.tenancy),
         "signal": recipe.method.signal,
         "metric": {task.name: task.metric.name for task in shop.tasks},

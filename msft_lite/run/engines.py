@@ -123,13 +123,6 @@ def engine_python(recipe: Recipe) -> str:
     return str(recipe.engine.python or sys.executable)
 
 
-def may_share(recipe: Recipe, settings: ModelSettings) -> bool:
-    """Returns whether vllm is to compute with the trainer's weights, if it then can."""
-    wanted = recipe.engine.share_weights
-    is_meant = settings.device == "cuda" if wanted == "auto" else wanted
-    return is_meant and not (settings.load_in_4bit or settings.use_dora)
-
-
 def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
     """Starts the engine and returns at once; it gets ready while training begins.
 
@@ -152,7 +145,7 @@ def build_engine(recipe: Recipe, shop: Workshop) -> EvalEngine:
         "enforce_eager": table.enforce_eager,
         "max_num_seqs": table.max_num_seqs,
     }
-    how, folder = handover_of(shop.settings), base_folder(shop.settings)
+    how, folder = handover_of(recipe, shop.settings), base_folder(shop.settings)
     base = None
     if how == "adapter over the dequantised base":
         base = DequantisedBase(shop.model, folder, fallback=shop.folder.path)

@@ -37,8 +37,8 @@ from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
 from msft_lite.report.wording import bytes_text
 from msft_lite.run.build import model_settings, settle_process, train_settings
-from msft_lite.run.engines import base_folder, engine_choice, engine_length, may_share
-from msft_lite.run.handover import handover_of, room_line
+from msft_lite.run.engines import base_folder, engine_choice, engine_length
+from msft_lite.run.handover import handover_of, may_share, room_line
 from msft_lite.run.kernels import loss_kernel
 from msft_lite.run.survey import Survey
 from msft_lite.train.optimizer_bytes import optimizer_bytes
@@ -187,7 +187,7 @@ def steps_found(recipe: Recipe, found: Survey) -> Steps | None:
 
 def passing_lines(recipe: Recipe, steps: Steps) -> list[str]:
     """Returns what goes to vllm through which folder; nothing without vllm or for an adapter."""
-    how = handover_of(steps.settings)
+    how = handover_of(recipe, steps.settings)
     if not steps.engine_bytes or how == "adapter":
         return []
     return [room_line(how, steps.base_bytes, run_folder=recipe.output_dir)]

@@ -13,7 +13,7 @@ from msft_lite.model.memory.free import free_bytes
 from msft_lite.model.memory.step import CONTEXT_BYTES, StepBytes, StepShape
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.build import model_settings
-from msft_lite.run.engines import may_share
+from msft_lite.run.handover import may_share
 from msft_lite.run.memory import (
     Forecast,
     Steps,
