@@ -151,6 +151,7 @@ def test_dump_keeps_every_value(
         "data.cache_dir=/elsewhere",
         "data.chat_template=/elsewhere/chat.jinja",
         "model.gradient_checkpointing=true",
+        "model.gradient_checkpointing=auto",
         "train.auto_micro_batch=true",
     ],
 )
