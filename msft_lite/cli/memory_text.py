@@ -9,6 +9,7 @@ from msft_lite.errors import OutOfMemory
 from msft_lite.recipe import Recipe
 from msft_lite.report.tables import Grid, rich_grid
 from msft_lite.report.wording import bytes_text, counted
+from msft_lite.run.fitting import choose
 from msft_lite.run.kernels import prediction_notes
 from msft_lite.run.memory import (
     Forecast,
@@ -22,7 +23,7 @@ from msft_lite.run.memory import (
     remedies,
     steps_found,
 )
-from msft_lite.run.micro_batch import KEY, choose
+from msft_lite.run.resuming import open_choices
 from msft_lite.run.survey import Survey
 
 
@@ -40,7 +41,7 @@ def print_memory(recipe: Recipe, found: Survey, console: Console, *, takes_step:
         return
     takes_step = takes_step and has_weights(recipe)
     choice = None
-    if recipe.train.auto_micro_batch:
+    if open_choices(recipe):
         choice = choose(recipe, steps, proves=takes_step)
         recipe = choice.recipe
     told = forecast(recipe, found)
@@ -49,8 +50,8 @@ def print_memory(recipe: Recipe, found: Survey, console: Console, *, takes_step:
     print_lines(passing_lines(recipe, steps), console)
     print_lines(prediction_notes(recipe, told.device), console)
     if choice is not None:
-        print_lines([f"{KEY} would choose {choice.line}"], console)
-    elif told.fits is not False and takes_step:
+        print_lines([f"a run would choose {choice.line}"], console)
+    if (choice is None or choice.measured is None) and told.fits is not False and takes_step:
         # A step that does not fit may have the whole process killed, on a CPU without a word.
         print_measured(told, _measured(recipe, told, steps), console)
 

@@ -132,10 +132,12 @@ def target_modules(value: Any) -> Any:
 
 
 def layer_interval(value: Any) -> Any:
-    """Returns true, false, or a number of layers."""
-    if isinstance(value, bool) or (isinstance(value, int) and value >= 1):
+    """Returns true, false, a number of layers, or ``auto``."""
+    if isinstance(value, bool) or (isinstance(value, int) and value >= 1) or value == "auto":
         return value
-    raise problem("", "needed is true, false, or a whole number k from 1 on: every k-th layer")
+    raise problem(
+        "", 'needed is true, false, "auto", or a whole number k from 1 on: every k-th layer'
+    )
 
 
 def true_false_or_auto(value: Any) -> Any:

@@ -158,6 +158,8 @@ def dump_toml(recipe: Recipe) -> str:
         for key in LORA_KEYS:
             del document["model"][key]
         del document["train"]["loraplus_lr_ratio"]
+    if recipe.engine.name == "torch":
+        del document["engine"]["share_weights"]
     if isinstance(recipe.method, MsftTable) and recipe.method.detector == "peak":
         del document["method"]["alpha"]
     return tomli_w.dumps({key: value for key, value in document.items() if value != {}})

@@ -69,8 +69,10 @@ class ModelTable(Table):
     """Attention kernel in training; left out: the model library's choice."""
     liger_kernels: bool = False
     """Compute norms, rotary positions and gated layers in liger-kernel's kernels; for a GPU."""
-    gradient_checkpointing: Annotated[bool | Positive, BeforeValidator(layer_interval)] = False
-    """Trade time for memory: each layer is computed again in the backward pass; k: every k-th."""
+    gradient_checkpointing: Annotated[
+        bool | Positive | Literal["auto"], BeforeValidator(layer_interval)
+    ] = False
+    """Compute layers again in the backward pass: true all, k every k-th, auto as few as fits."""
     activation_offload: bool = False
     """Hold the inputs of layers that are computed again in the host's memory; for a GPU."""
     trust_remote_code: bool = False
@@ -89,7 +91,7 @@ class ModelTable(Table):
 
     @model_validator(mode="after")
     def _what_is_for_a_gpu(self) -> ModelTable:
-        if self.activation_offload and self.gradient_checkpointing is False:
+        if self.activation_offload and self.gradient_checkpointing in (False, "auto"):
             raise problem(
                 "activation_offload",
                 "what is moved are the inputs of layers that are computed again; set "

@@ -36,7 +36,7 @@ from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.handover import HOW, handover_of
 from msft_lite.run.kernels import check_layer_kernels, check_loss_kernel, layers_line, loss_kernel
-from msft_lite.run.resuming import choice_key, memory_row
+from msft_lite.run.resuming import choice_row, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.base import BaseFiles
@@ -80,8 +80,8 @@ def build_workshop(
     tokenizer = load_tokenizer(settings)
     tasks = build_tasks(recipe, tokenizer)
     recipe = settle(recipe, tasks)
-    optimizer = train_settings(recipe, settings)
-    model = load_model(settings, seed=recipe.seed)
+    settings = model_settings(recipe)
+    optimizer, model = train_settings(recipe, settings), load_model(settings, seed=recipe.seed)
     check_scoring(recipe, tasks, model)
     kernel, pad = loss_kernel(recipe, model), pad_id(tokenizer)
     trainer = Trainer(model, optimizer, seed=recipe.seed, pad_id=pad, loss_kernel=kernel)
@@ -137,11 +137,13 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
 def model_settings(recipe: Recipe) -> ModelSettings:
     """Returns the resolved settings of the model: no ``auto`` is left.
 
+    Checkpointing that is still to be chosen is that of every layer, which needs the least memory.
+
     Raises:
         RecipeError: what "auto" stands for on this machine rules out what the recipe asks for.
     """
     table = recipe.model
-    device = resolve_device(table.device)
+    device, every = resolve_device(table.device), table.gradient_checkpointing
     by_device: dict[str, Dtype] = {"cuda": "bfloat16", "cpu": "float32"}
     if table.activation_offload and device == "cpu":
         raise RecipeError(
@@ -164,7 +166,7 @@ def model_settings(recipe: Recipe) -> ModelSettings:
         attn_implementation=table.attn_implementation,
         liger_kernels=table.liger_kernels,
         padding_free=recipe.train.padding_free,
-        gradient_checkpointing=table.gradient_checkpointing,
+        gradient_checkpointing=True if every == "auto" else every,
         activation_offload=table.activation_offload,
         trust_remote_code=table.trust_remote_code,
         load_in_4bit=table.load_in_4bit,
@@ -321,7 +323,7 @@ def start_row(recipe: Recipe, shop: Workshop) -> Row:
         "dropped_every": recipe.eval.dropped_every,
         "batch_rows": recipe.train.batch_rows,
         "memory": memory_row(shop.recipe),
-        "auto_micro_batch": choice_key(recipe) if recipe.train.auto_micro_batch else None,
+        **choice_row(recipe),
     }
 
 

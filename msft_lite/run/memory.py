@@ -138,7 +138,8 @@ def steps_of(recipe: Recipe, tasks: Sequence[Task], config: PretrainedConfig) ->
     Raises:
         MsftError: device, engine or model cannot be used as the recipe says.
     """
-    settings, shape, load = model_settings(recipe), longest_step(recipe, tasks), _load(recipe)
+    settings, shape = model_settings(recipe), longest_step(recipe, tasks)
+    load = _load(recipe, settings)
     parts_of = _parts_of(config, settings, shape, recipe.train)
     dense = parts_of(replace(load, load_in_4bit=False)).weights
     shares = may_share(recipe, settings)
@@ -326,12 +327,12 @@ def _examples(ids: tuple[int, ...], shape: StepShape) -> list[Example]:
     return [replace(row, row=n) for n in range(shape.rows * (2 if shape.accumulates else 1))]
 
 
-def _load(recipe: Recipe) -> Load:
+def _load(recipe: Recipe, settings: ModelSettings) -> Load:
     return Load(
         per_device_train_batch_size=recipe.train.per_device_train_batch_size,
         gradient_accumulation_steps=recipe.train.gradient_accumulation_steps,
         max_length=recipe.train.max_length,
-        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        gradient_checkpointing=settings.gradient_checkpointing,
         tuning=recipe.model.tuning,
         load_in_4bit=recipe.model.load_in_4bit,
         optim=recipe.train.optim,

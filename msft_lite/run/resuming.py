@@ -19,7 +19,11 @@ RESULT_KEYS = (
 )  # fmt: skip
 # What may differ, but may change the last bits of results.
 ROUNDING_KEYS = ("threads", "versions", "loss_kernel")
-CHOICE = "auto_micro_batch"
+# What a recipe may leave to the machine, by the start row's names, with the settings it stands for.
+CHOICES = {
+    "auto_micro_batch": ("per_device_train_batch_size", "gradient_accumulation_steps"),
+    "auto_gradient_checkpointing": ("gradient_checkpointing",),
+}
 
 
 def load_run(folder: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -37,8 +41,13 @@ def load_run(folder: Path, changes: Sequence[str] = ()) -> Recipe:
     changed = load(place.recipe, [*changes, where])
     if changed.train.auto_micro_batch:
         raise RecipeError(
-            f"train.{CHOICE}: the rows of a pass are chosen when a run begins, never again; "
+            "train.auto_micro_batch: the rows of a pass are chosen when a run begins, never again; "
             "set train.per_device_train_batch_size and train.gradient_accumulation_steps"
+        )
+    if changed.model.gradient_checkpointing == "auto":
+        raise RecipeError(
+            'model.gradient_checkpointing = "auto": is chosen when a run begins, never again; set '
+            "true, false, or k for every k-th layer"
         )
     if digest(changed) != digest(begun):
         raise RecipeError(
@@ -55,7 +64,7 @@ def memory_row(recipe: Recipe) -> dict[str, Any]:
     """Returns how the recipe makes a step fit, by the recipe's names."""
     values = recipe.model_dump(mode="json", include={t: set(k) for t, k in MEMORY_KEYS.items()})
     merged = {key: value for table in values.values() for key, value in table.items()}
-    del merged[CHOICE]  # of which these are the outcome
+    del merged["auto_micro_batch"]  # of which these are the outcome
     return merged
 
 
@@ -69,8 +78,20 @@ def resume_changes(changes: Sequence[Change]) -> list[str]:
     return []
 
 
+def open_choices(recipe: Recipe) -> tuple[str, ...]:
+    """Returns which of `CHOICES` the recipe leaves to the machine."""
+    is_open = (recipe.train.auto_micro_batch, recipe.model.gradient_checkpointing == "auto")
+    return tuple(name for name, left in zip(CHOICES, is_open, strict=True) if left)
+
+
+def choice_row(recipe: Recipe) -> dict[str, str | None]:
+    """Returns the part of the start row that tells what was chosen, and for which runs."""
+    left = open_choices(recipe)
+    return {name: choice_key(recipe) if name in left else None for name in CHOICES}
+
+
 def choice_key(recipe: Recipe) -> str:
-    """Returns what runs share that are to have the same rows in a pass: all but method and seed."""
+    """Returns what runs share that are to make the same choices: all but method and seed."""
     return digest(recipe, method=False, seed=False)
 
 

@@ -18,11 +18,11 @@ from msft_lite.run.build import build_workshop, start_row
 from msft_lite.run.engines import build_evaluator
 from msft_lite.run.evaluator import Evaluator
 from msft_lite.run.finish import finish
+from msft_lite.run.fitting import settled
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.lending import Lender
 from msft_lite.run.loop import drive
 from msft_lite.run.memory import change_lines, config_of, remedies, steps_of
-from msft_lite.run.micro_batch import settled
 from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.resuming import (
     check_same_bits,

@@ -135,12 +135,12 @@ def test_a_chosen_micro_batch_gives_the_bits_of_a_named_one(tmp_path: Path) -> N
     watch = Watcher("row", left=3)
     with pytest.raises(Killed):
         run(recipe, mode="new", watch=watch)
-    (line,) = [text for text in watch.said if text.startswith("train.auto_micro_batch")]
+    (line,) = [text for text in watch.said if text.startswith("chosen: ")]
     assert "16 rows in a pass, 1 pass: " in line
     killed(load_run(recipe.output_dir), "progress", 2)  # its recipe has the choice
     again = Watcher()
     run(recipe, mode="resume", watch=again)
-    assert "train.auto_micro_batch: 16 rows in a pass, 1 pass, as before" in again.said
+    assert "chosen: 16 rows in a pass, 1 pass, as before" in again.said
     first, *others = results(recipe.output_dir)
     assert isinstance(first.pop("auto_micro_batch"), str)
     expected, *rest = results(named)

@@ -110,6 +110,7 @@ def test_dump_loads_again_as_an_equal_recipe(small: Path, tmp_path: Path) -> Non
             ["data.chat_template=t.jinja", "data.cache_dir=c", "model.load_in_4bit=true"],
             ["eval.metric=loss", "eval.steer_on=report", "method.signal=loss"],
             ["model.gradient_checkpointing=3", "model.activation_offload=true"],
+            ["engine.name=torch"],
         )
     ):
         recipe = load(small, overrides)
@@ -150,6 +151,7 @@ def test_dump_keeps_every_value(
         "data.cache_dir=/elsewhere",
         "data.chat_template=/elsewhere/chat.jinja",
         "model.gradient_checkpointing=true",
+        "model.gradient_checkpointing=auto",
         "train.auto_micro_batch=true",
     ],
 )

@@ -66,10 +66,10 @@ REFUSED = {
     "train.loraplus_lr_ratio=0.5": "must be at least 1",
     "eval.score=letters": "'generate', 'logprob'",
     "train.optimizer_in_backward=true": "there are 8: set gradient_accumulation_steps = 1",
-    "model.gradient_checkpointing=0": "needed is true, false, or a whole number k from 1 on",
-    "model.gradient_checkpointing=-2": "needed is true, false, or a whole number k from 1 on",
-    "model.gradient_checkpointing=1.5": "needed is true, false, or a whole number k from 1 on",
-    "model.gradient_checkpointing=all": "needed is true, false, or a whole number k from 1 on",
+    "model.gradient_checkpointing=0": 'needed is true, false, "auto", or a whole number k',
+    "model.gradient_checkpointing=-2": 'needed is true, false, "auto", or a whole number k',
+    "model.gradient_checkpointing=1.5": 'needed is true, false, "auto", or a whole number k',
+    "model.gradient_checkpointing=all": 'needed is true, false, "auto", or a whole number k',
     "model.activation_offload=true": "set gradient_checkpointing = true, or to every how many",
     "model.activation_offload=1": "true or false is needed",
     "engine.share_weights=1": 'needed is true, false or "auto"',
@@ -163,6 +163,9 @@ TOGETHER = {
         "model.gradient_checkpointing=2",
         "model.activation_offload=true",
     ): "on the CPU there is nothing to offload, activations are in the host's memory; take it out",
+    ("model.gradient_checkpointing=auto", "model.activation_offload=true"): (
+        "layers that are computed again; set gradient_checkpointing = true, or to every how many"
+    ),
     ("model.attn_implementation=flash_attention_2", "train.deterministic=true"): (
         "train.deterministic = true (from the command line): the backward pass of "
         "flash_attention_2 adds up in any order"

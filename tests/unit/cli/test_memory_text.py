@@ -48,8 +48,13 @@ def test_check_says_which_rows_a_run_would_choose(small_recipe: Path, takes_step
     )
     text = printed(loaded(small_recipe, *smaller), takes_step=takes_step)
     assert "8 rows of 17 tokens, predicted" in text
-    assert "train.auto_micro_batch would choose 8 rows in a pass, 1 pass: " in text
+    assert "a run would choose 8 rows in a pass, 1 pass: " in text
     assert ("of tensors in one real step" in text) == takes_step
+
+
+def test_check_says_which_layers_a_run_would_compute_again(small_recipe: Path) -> None:
+    text = printed(loaded(small_recipe, "model.gradient_checkpointing=auto"), takes_step=False)
+    assert "a run would choose gradient_checkpointing = false: " in text
 
 
 def test_a_measured_step_that_does_not_fit_says_what_would(small_recipe: Path) -> None:

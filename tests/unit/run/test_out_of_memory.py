@@ -24,18 +24,23 @@ TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_byte
 
 
 class FullMemory(TorchDispatchMode):
-    """Asks for more memory than there is in the backward pass of step ``step``."""
+    """Asks for more memory than there is where a layer of a step goes backward.
 
-    def __init__(self, step: int) -> None:
+    Args:
+        layers: of all that do so, counted from 1, those where there is too little.
+    """
+
+    def __init__(self, *layers: int) -> None:
         super().__init__()
-        self.left = step
+        self.layers = layers
+        self.seen = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         if func is torch.ops.aten.silu_backward.default and not isinstance(args[0], FakeTensor):
-            self.left -= 1
-            if self.left == 0:
+            self.seen += 1
+            if self.seen in self.layers:
                 torch.empty(1 << 60, dtype=torch.uint8)
         return func(*args, **(kwargs or {}))
 
@@ -70,7 +75,7 @@ def tensors(folder: Path) -> dict[str, bytes]:
 
 def exhausted(recipe: Recipe) -> list[str]:
     """Runs into full memory after some marks and returns the lines of what is said."""
-    with pytest.raises(OutOfMemory) as told, FullMemory(step=9):  # two a pass: of two layers
+    with pytest.raises(OutOfMemory) as told, FullMemory(9):  # two a pass: of two layers
         run(recipe, mode="new", watch=Silent())
     return str(told.value).splitlines()
 
@@ -130,3 +135,36 @@ def test_memory_that_runs_out_in_loading_leaves_a_folder_to_begin_in(recipe: Rec
         run(recipe, mode="new", watch=Silent())
     assert not RunFolder(recipe.output_dir).ledger.exists()
     run(recipe, mode="new", watch=Silent())
+
+
+def test_checkpointing_that_was_chosen_gives_the_bits_of_a_named_one(recipe: Recipe) -> None:
+    named, auto = (
+        recipe.model_copy(
+            update={
+                "model": recipe.model.model_copy(update={"gradient_checkpointing": every}),
+                "output_dir": recipe.output_dir.with_name(f"run-{every}"),
+            }
+        )
+        for every in (2, "auto")
+    )
+    run(named, mode="new", watch=Silent())
+    # Both layers go backward where loading proves how rows may lie, in each step that is tried and
+    # in the run's own: the try of false ends in its first, that of 2 does not, the run in step 4.
+    with pytest.raises(OutOfMemory, match="step 4: out of memory") as told, FullMemory(3, 16):
+        run(auto, mode="new", watch=Silent())
+    lines = str(told.value).splitlines()
+    assert any(line.endswith("by: model.gradient_checkpointing = true") for line in lines)
+    begun = load_run(auto.output_dir)
+    assert begun.model.gradient_checkpointing == 2
+    changed = load_run(auto.output_dir, ["model.gradient_checkpointing=true"])
+    run(changed, mode="resume", watch=Silent())
+    run(auto, mode="resume", watch=Silent())  # takes what was recorded
+    start, *rows = results(auto.output_dir)
+    expected, *others = results(named.output_dir)
+    assert isinstance(start.pop("auto_gradient_checkpointing"), str)
+    assert expected.pop("auto_gradient_checkpointing") is None
+    assert start == expected
+    (memory,) = [row for row in rows if row["kind"] == "memory"]
+    assert memory["gradient_checkpointing"] is True
+    assert [row for row in rows if row["kind"] != "memory"] == others
+    assert tensors(auto.output_dir) == tensors(named.output_dir)

@@ -123,6 +123,7 @@ def test_other_rows_in_a_pass_draw_other_masks_and_it_is_said(small_recipe: Path
         ("train.learning_rate=1e-4", "would change the results"),
         ("train.optim=adamw_8bit", "would change the results"),
         ("train.auto_micro_batch=true", "chosen when a run begins, never again"),
+        ("model.gradient_checkpointing=auto", "chosen when a run begins, never again"),
         ("train.lernrate=1", "unknown key"),
     ],
 )

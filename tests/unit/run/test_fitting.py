@@ -1,4 +1,4 @@
-"""The rows of a pass, where a recipe leaves them to the machine: the most that fit."""
+"""What a recipe leaves to the machine: rows of a pass, layers that are computed again, or both."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msft_lite.errors import OutOfMemory, RecipeError
+from msft_lite.errors import ModelError, OutOfMemory, RecipeError
 from msft_lite.model.memory.advice import micro_batches
+from msft_lite.model.memory.step import StepBytes
 from msft_lite.recipe import Recipe, load
+from msft_lite.report.wording import bytes_text
+from msft_lite.run.fitting import choose, settled, with_chosen
 from msft_lite.run.memory import Steps, steps_found
-from msft_lite.run.micro_batch import choose, settled, with_split
-from msft_lite.run.resuming import choice_key, memory_row
+from msft_lite.run.resuming import choice_key, choice_row, memory_row
 from msft_lite.run.survey import survey
 
 AUTO = "train.auto_micro_batch=true"
+GIVEN = "train.auto_micro_batch=false"
+LAYERS = "model.gradient_checkpointing=auto"
 SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8)]
 
 
@@ -53,6 +57,10 @@ def steps_for(recipe: Recipe) -> Steps:
     return steps
 
 
+def with_rows(recipe: Recipe, rows: int) -> Recipe:
+    return with_chosen(recipe, {"per_device_train_batch_size": rows})
+
+
 def split(recipe: Recipe) -> tuple[int, int]:
     train = recipe.train
     assert not train.auto_micro_batch
@@ -71,7 +79,7 @@ def test_the_largest_split_that_is_predicted_to_fit_is_chosen(
     for free, (rows, passes_) in zip(needed, SPLITS, strict=True):
         choice = choose(recipe, steps, proves=False, free_of=lambda _, free=free: free)
         assert split(choice.recipe) == (rows, passes_)
-        assert choice.needed_bytes == free
+        assert choice.why == f"{bytes_text(free)} predicted"
         assert choice.measured is None
     with pytest.raises(OutOfMemory, match=r"not even one row.*(?s:.*)it fits with .* by: ") as told:
         choose(recipe, steps, proves=False, free_of=lambda _: needed[-1] - 1)
@@ -98,7 +106,8 @@ def test_a_step_that_runs_out_of_memory_sends_the_choice_down(small_recipe: Path
     assert split(choice.recipe) == (2, 4)
     assert full.refused == [8 * steps.shape.length, 4 * steps.shape.length]
     assert choice.measured is not None
-    assert choice.measured.tensor_bytes == pytest.approx(choice.needed_bytes, abs=8 * 512)
+    needed = steps.needed(list(micro_batches(steps.load))[2])
+    assert choice.measured.tensor_bytes == pytest.approx(needed, abs=8 * 512)
     assert torch.equal(torch.get_rng_state(), state)
     assert sorted(small_recipe.parent.rglob("*")) == files
     with FullMemory(0), pytest.raises(OutOfMemory, match="not even one row in a pass fits"):
@@ -120,11 +129,11 @@ def resolved(recipe: Recipe, **given: Any) -> tuple[Recipe, list[str]]:
 
 def test_a_run_that_goes_on_takes_what_was_recorded(small_recipe: Path) -> None:
     recipe = loaded(small_recipe)
-    start = {"kind": "start", "memory": memory_row(with_split(recipe, 2))}
+    start = {"kind": "start", "memory": memory_row(with_rows(recipe, 2))}
     found, said = resolved(recipe, recorded=[start])
     assert split(found) == (2, 4)
-    assert said == ["train.auto_micro_batch: 2 rows in a pass, 4 passes, as before"]
-    later = {"kind": "memory", **memory_row(with_split(recipe, 1))}
+    assert said == ["chosen: 2 rows in a pass, 4 passes, as before"]
+    later = {"kind": "memory", **memory_row(with_rows(recipe, 1))}
     assert split(resolved(recipe, recorded=[start, later])[0]) == (1, 8)
 
 
@@ -139,9 +148,11 @@ def test_runs_of_a_comparison_share_a_choice(small_recipe: Path) -> None:
     folder.mkdir()
     start = {
         "kind": "start",
-        "memory": memory_row(with_split(recipe, 2)),
-        "auto_micro_batch": choice_key(recipe),
+        "memory": memory_row(with_rows(recipe, 2)),
+        **choice_row(recipe),
     }
+    assert start["auto_micro_batch"] == choice_key(recipe)
+    assert start["auto_gradient_checkpointing"] is None
     (folder / "ledger.jsonl").write_text(json.dumps(start) + "\n")
     missing = small_recipe.parent / "missing"
     for change in ("seed=4", "method.budget=2"):
@@ -153,3 +164,95 @@ def test_runs_of_a_comparison_share_a_choice(small_recipe: Path) -> None:
         assert split(found) == (8, 1)
         assert "predicted" in said[0]
         assert "in one real step" in said[0]
+
+
+def interval(recipe: Recipe) -> bool | int:
+    every = recipe.model.gradient_checkpointing
+    assert every != "auto"
+    return every
+
+
+def needed_of(steps: Steps, rows: int) -> dict[str, int]:
+    """Returns what a step of so many rows in a pass needs with each interval of two layers."""
+    load = replace(
+        steps.load, per_device_train_batch_size=rows, gradient_accumulation_steps=8 // rows
+    )
+    every = {"false": False, "2": 2, "true": True}
+    return {
+        name: steps.needed(replace(load, gradient_checkpointing=k)) for name, k in every.items()
+    }
+
+
+def test_the_least_recomputation_that_is_predicted_to_fit_is_chosen(small_recipe: Path) -> None:
+    recipe = loaded(small_recipe, GIVEN, LAYERS)
+    steps = steps_for(recipe)
+    needed = needed_of(steps, 8)
+    assert needed["false"] > needed["2"] > needed["true"]
+    for name, free in needed.items():
+        choice = choose(recipe, steps, proves=False, free_of=lambda _, free=free: free)
+        text = f"gradient_checkpointing = {name}"
+        assert choice.line == f"{text}: {bytes_text(free)} predicted"
+        assert str(interval(choice.recipe)).lower() == name
+        assert split(choice.recipe) == (8, 1)
+    beside = replace(steps, engine_bytes=1)
+    choice = choose(recipe, beside, proves=False, free_of=lambda _: needed["false"])
+    assert interval(choice.recipe) == 2
+
+
+def test_where_nothing_fits_or_nothing_is_known_every_layer_is_computed_again(
+    small_recipe: Path,
+) -> None:
+    recipe = loaded(small_recipe, GIVEN, LAYERS)
+    steps = steps_for(recipe)
+
+    def unpredictable(_: object) -> StepBytes:
+        raise ModelError("cannot be predicted")
+
+    told = [
+        choose(recipe, steps, proves=True, free_of=lambda _: 10_000),
+        choose(recipe, steps, proves=True, free_of=lambda _: None),
+        choose(recipe, replace(steps, parts_of=unpredictable), proves=True),
+    ]
+    assert [interval(choice.recipe) for choice in told] == [True, True, True]
+    assert all(choice.measured is None for choice in told)
+    assert told[0].line.endswith(" predicted, and 10 kB are free")
+    assert told[1].line.endswith("this system does not tell how much memory is free")
+    assert told[2].line.endswith("the memory of this model's steps cannot be predicted")
+
+
+def test_recomputation_is_spared_before_passes_are(small_recipe: Path) -> None:
+    recipe = loaded(small_recipe, LAYERS)
+    steps = steps_for(recipe)
+    one, eight = needed_of(steps, 1), needed_of(steps, 8)
+    assert one["false"] < eight["true"]
+    for free, rows, every in (
+        (eight["false"], 8, False),
+        (eight["true"], None, False),  # every row would fit in one pass with recomputation
+        (one["false"], 1, False),
+        (one["2"], 1, 2),
+        (one["true"], 1, True),
+    ):
+        choice = choose(recipe, steps, proves=False, free_of=lambda _, free=free: free)
+        assert interval(choice.recipe) is every
+        assert rows in (None, split(choice.recipe)[0])
+    with pytest.raises(OutOfMemory, match="not even one row in a pass fits"):
+        choose(recipe, steps, proves=False, free_of=lambda _: one["true"] - 1)
+    with pytest.raises(RecipeError, match="does not tell how much memory is free"):
+        choose(recipe, steps, proves=False, free_of=lambda _: None)
+
+
+def test_both_choices_are_taken_from_what_was_recorded(small_recipe: Path) -> None:
+    recipe = loaded(small_recipe, LAYERS)
+    chosen = {"per_device_train_batch_size": 4, "gradient_checkpointing": 2}
+    start = {"kind": "start", "memory": memory_row(with_chosen(recipe, chosen)), "n": 0}
+    found, said = resolved(recipe, recorded=[start])
+    assert (split(found), interval(found)) == ((4, 2), 2)
+    assert said == ["chosen: 4 rows in a pass, 2 passes; gradient_checkpointing = 2, as before"]
+    folder = small_recipe.parent / "earlier"
+    folder.mkdir()
+    (folder / "ledger.jsonl").write_text(json.dumps({**start, **choice_row(recipe)}) + "\n")
+    found, said = resolved(loaded(small_recipe, LAYERS, "seed=4"), lenders=[folder])
+    assert (split(found), interval(found)) == ((4, 2), 2)
+    assert said[0].endswith(f"as in {folder}")
+    found, said = resolved(loaded(small_recipe, LAYERS, GIVEN), lenders=[folder])
+    assert (split(found), interval(found)) == ((8, 1), False)  # rows of its own, so another choice
