@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from msft_lite.errors import ModelError
 from msft_lite.model.batch import Row, collate
 from msft_lite.model.loss import base_model, evaluating, hidden_states, vocabulary_size
+from msft_lite.model.memory.exhausted import told_out_of_memory
 from msft_lite.model.settings import ModelSettings
 from msft_lite.model.varlen import keep_rows_apart, keeps_rows_apart
 
@@ -72,6 +73,9 @@ def packing_problem(model: torch.nn.Module) -> str | None:
     The model is as before afterwards, and no random number is drawn. Rows of an architecture that
     mixes tokens outside of attention, or computes tokens in groups of changing size (a mixture of
     experts), fail here.
+
+    Raises:
+        OutOfMemory: even these rows are too much beside the model.
     """
     base = base_model(model)
     if (name := base.config._attn_implementation) != "sdpa":
@@ -79,8 +83,9 @@ def packing_problem(model: torch.nn.Module) -> str | None:
     layers = set(base.config.get_text_config().to_dict().get("layer_types") or ())
     if unknown := sorted(layers - _KNOWN_LAYERS):
         return f"it has layers of the kind {unknown[0]!r}"
+    where, device = "trying packed rows on the model", base.device.type
     try:
-        with evaluating(model), _narrow_windows(base):
+        with told_out_of_memory(where, device), evaluating(model), _narrow_windows(base):
             alone = [_states(model, [row], packed=False) for row in _rows(model, shift=0)]
             keep_rows_apart(base)
             return _difference(model, torch.cat(alone))

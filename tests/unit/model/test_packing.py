@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 
-from msft_lite.errors import ModelError
+from msft_lite.errors import ModelError, OutOfMemory
 from msft_lite.model.batch import as_given, collate, in_batches
 from msft_lite.model.load import ModelSettings, load_model
 from msft_lite.model.loss import base_model, hidden_states
@@ -172,6 +172,17 @@ def test_a_window_that_is_not_handed_on_is_found_out(
     monkeypatch.setattr(modeling_mistral, "MistralAttention", Unbounded)
     model = load_model(settings, seed=1)
     assert packing_problem(model) == "a row gives something else beside others than alone"
+
+
+def test_memory_that_runs_out_in_the_proof_is_no_reason_to_pad(
+    llama: ModelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("too little")
+
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", full)
+    with pytest.raises(OutOfMemory, match=r"trying packed rows on the model: .* on cpu"):
+        load_model(llama, seed=1)
 
 
 def test_other_layers_than_attention_are_refused(lora: ModelSettings) -> None:
