@@ -180,9 +180,10 @@ def test_memory_that_runs_out_in_the_proof_is_no_reason_to_pad(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("too little")
 
+    model = load_model(replace(llama, padding_free=False), seed=1)
     monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", full)
-    with pytest.raises(OutOfMemory, match=r"trying packed rows on the model: .* on cpu"):
-        load_model(llama, seed=1)
+    with pytest.raises(OutOfMemory, match="trying packed rows on the model: .* on cpu"):
+        packing_problem(model)
 
 
 def test_other_layers_than_attention_are_refused(lora: ModelSettings) -> None:
