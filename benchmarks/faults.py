@@ -55,8 +55,8 @@ METHODS = {
     "msft": "budget = 1",
     "sft": "epochs = 1",
     "continual": "epochs = 1",
-    "sro": "search_epochs = 1",
-    "soft_sro": "search_epochs = 1",
+    "sro": "epochs = 1",
+    "soft_sro": "epochs = 1",
     "dynamix": "epochs = 1",
     "ies": "epochs = 3",
 }
