@@ -315,6 +315,7 @@ def forked(
         seconds: after which it is killed.
     """
     printed = run.parent.with_suffix(".out")
+    printed.touch()  # a fork may be killed before it does so
     child = os.fork()
     if child == 0:
         with printed.open("wb") as output:

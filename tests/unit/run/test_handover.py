@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,8 @@ def test_check_tells_what_passes_and_counts_a_dense_base_for_the_engine(
     small_recipe: Path, changes: tuple[str, ...], told: str
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    pytest.importorskip("vllm")
+    if find_spec("vllm") is None:  # the tests' process is the trainer's, which never imports it
+        pytest.skip("vllm is in the extras alone")
     recipe = load(small_recipe, [*changes, "engine.name=auto", "engine.kv_cache_bytes=1000"])
     assert engine_choice(recipe).kind == "vllm"
     steps = steps_found(recipe, survey(recipe))
