@@ -37,12 +37,13 @@ import torch
 from evaluation_bench import BASE, NEW_TOKENS, Bench, cpu_seconds, rss_bytes, write_model
 from record import load_at_start, markdown, record, table, write
 
-from msft_lite.engine.base import Completion
+from msft_lite.engine.base import Completion, Prompt
 from msft_lite.engine.merged import MergingEngine
 from msft_lite.model.settings import Tuning
 from msft_lite.snapshot.store import SnapshotStore
 
 BATCHES = (8, 32, 128)  # of transformers' generate
+PROBED = 256  # questions, at least, by which the best of them is chosen
 PARTS = ("swap", "generate", "grade", "whole")
 COLUMNS = {
     "model": "",
@@ -106,16 +107,30 @@ def transformers_generate(bench: Bench, seeds: Sequence[int], batch: int) -> Ite
     for seed in seeds:
         bench.trainer.load(bench.checkpoint(seed))
         began, computed = time.perf_counter(), cpu_seconds()
-        ids = generated(bench, batch)
+        ids = generated(bench, batch, bench.prompts)
         answered = time.perf_counter()
         texts = bench.graded(ids)
         graded, computed = time.perf_counter(), cpu_seconds() - computed
         yield Timing(0.0, answered - began, graded - answered, computed, texts)
 
 
-def generated(bench: Bench, batch: int) -> list[list[int]]:
-    """Returns what `generate` of transformers adds to every prompt."""
+def best_batch(bench: Bench) -> int:
+    """Returns the batch size in which `generate` is fastest on some questions of every task."""
+    bench.model.eval()
     prompts = bench.prompts
+    probed = prompts[:: max(1, len(prompts) // PROBED)]
+
+    def seconds(batch: int) -> float:
+        began = time.perf_counter()
+        generated(bench, batch, probed)
+        return time.perf_counter() - began
+
+    seconds(BATCHES[0])  # warms up
+    return min(BATCHES, key=seconds)
+
+
+def generated(bench: Bench, batch: int, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Returns what `generate` of transformers adds to every prompt."""
     places = sorted(range(len(prompts)), key=lambda place: -len(prompts[place].ids))
     found: dict[int, list[int]] = {}
     pad, end = bench.tokenizer.pad_token_id, bench.tokenizer.eos_token_id
@@ -163,8 +178,7 @@ def compared(
         if tuning == "lora":
             sides["ours, adapter swapped"] = list(ours(bench, seeds, merges=False))
         sides["new engine"] = list(new_engine(bench, seeds[:2]))
-        tried = {size: next(transformers_generate(bench, [0], size)).whole for size in BATCHES}
-        best = min(tried, key=tried.__getitem__)
+        best = best_batch(bench)
         sides[f"transformers, batches of {best}"] = list(transformers_generate(bench, seeds, best))
     rows = list[dict[str, Any]]()
     for side, timings in sides.items():

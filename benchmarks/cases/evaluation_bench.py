@@ -145,7 +145,8 @@ def task_of(name: str, encoder: Encoder, rows: int) -> Task:
     settings = TaskSettings(
         name, grade="marked", max_new_tokens=NEW_TOKENS, num_fewshot=SHOTS, steer_on="control"
     )
-    given = Splits(train, control=found["control"][:rows], report=found["report"][:1])
+    questions = (*found["control"], *found["report"])
+    given = Splits(train, control=questions[:rows], report=found["report"][-1:])
     limits = Limits(max_length=64, max_prompt_length=LENGTH - NEW_TOKENS)
     return build_task(TaskRows(settings, given, shots, None), encoder=encoder, limits=limits)
 
