@@ -40,7 +40,7 @@ from msft_lite.run.resuming import choice_row, memory_row
 from msft_lite.run.task_settings import task_settings
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.base import BaseFiles
-from msft_lite.snapshot.ram import RamStore
+from msft_lite.snapshot.ram import HostMemory
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.determinism import settle_workspace
 from msft_lite.train.settings import PAGED, TrainSettings
@@ -239,10 +239,9 @@ def open_store(
     root, is_full = root_of(settings, trainer), settings.tuning == "full"
     base = BaseFiles(base_folder(settings)) if is_full else None
     deltas = is_full and recipe.snapshots.delta is not False
-    if recipe.snapshots.where == "ram":
-        free = partial(free_bytes, "cpu")
-        return RamStore(folder, root=root, base=base, deltas=deltas, free_bytes=free)
-    return SnapshotStore(folder, root=root, base=base, deltas=deltas)
+    in_memory = recipe.snapshots.where == "ram"
+    memory = HostMemory(partial(free_bytes, "cpu")) if in_memory else None
+    return SnapshotStore(folder, root=root, base=base, deltas=deltas, memory=memory)
 
 
 def root_of(settings: ModelSettings, trainer: Trainer) -> Callable[[], Weights]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -16,6 +16,7 @@ from msft_lite.model.weights import Weights
 from msft_lite.snapshot import delta
 from msft_lite.snapshot.codec import pieces, read, size_bytes, snapshot_id
 from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error, sync_folder
+from msft_lite.snapshot.ram import HostMemory, no_memory
 from msft_lite.snapshot.tensor_file import Header, read_header
 
 _SUFFIX = ".safetensors"
@@ -60,6 +61,7 @@ class SnapshotStore:
         base: delta.Source | None = None,
         deltas: bool = False,
         reads_only: bool = False,
+        memory: HostMemory | None = None,
     ) -> None:
         """Creates the folder if need be and removes what a killed process had half-written.
 
@@ -70,6 +72,8 @@ class SnapshotStore:
                 bits every time; None: those of ``root``, which then are in memory.
             deltas: whether snapshots are stored as what differs from others; both forms are read.
             reads_only: nothing is created or removed here, as another process may write.
+            memory: holds snapshots until they are settled, as long as it has room; None: each is
+                written as it is saved.
 
         Raises:
             StorageError: the folder cannot be created or written to.
@@ -78,19 +82,18 @@ class SnapshotStore:
         self._root = root
         self._base = base
         self._deltas = deltas
+        self._memory = memory or no_memory()
         if reads_only:
             return
-        try:
+        with self._failures_told(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
-        except OSError as error:
-            raise self._storage_error(error, folder, 0) from error
 
     def save(self, weights: Weights, *, near: str = ROOT) -> str:
-        """Returns the id of ``weights``; when it returns they survive a power cut.
+        """Returns the id of ``weights``; without ``memory``, they survive a power cut from here.
 
         Args:
-            weights: what is saved.
+            weights: what is saved; they are the store's from now on.
             near: id of a snapshot from which they differ little; of use for the size alone.
 
         Raises:
@@ -98,20 +101,25 @@ class SnapshotStore:
             SnapshotError: a tensor's dtype cannot be stored.
         """
         identity = snapshot_id(weights)
-        if not self._is_whole(identity):
+        if not self._is_whole(identity) and not self._memory.takes(identity, weights):
             self._store(identity, weights, near)
         return identity
 
     def restore(self, identity: str, weights: Weights) -> None:
         """Saves ``weights``, whose id is ``identity``, whatever file may be there.
 
+        They are the store's from now on.
+
         Raises:
             StorageError: the disk is full, read-only or gone.
         """
-        self._store(identity, weights, ROOT)
+        if not self._memory.takes(identity, weights):
+            self._store(identity, weights, ROOT)
 
     def load(self, identity: str) -> Weights:
-        """Returns the weights saved under that id, verified bit by bit against it.
+        """Returns the weights saved under that id, those of a file verified bit by bit against it.
+
+        They are not to be changed.
 
         Raises:
             LostSnapshot: its file is missing or damaged, or that of its parent.
@@ -124,6 +132,8 @@ class SnapshotStore:
                 f"{identity[:80]!a} is not the id of a snapshot (64 hexadecimal digits or "
                 f"{ROOT!r}); the ledger that names it is damaged"
             )
+        if (held := self._memory.get(identity)) is not None:
+            return held
         try:
             return self._verified(identity)
         except OSError as error:
@@ -133,7 +143,7 @@ class SnapshotStore:
             raise self._lost(identity, str(error)) from error
 
     def retain(self, identities: Iterable[str]) -> int:
-        """Removes all snapshots but these and returns how many bytes are stored less.
+        """Removes all snapshots but these and returns how many bytes less are on the disk.
 
         Of these, the ones whose parent goes are stored anew beforehand, against root.
 
@@ -142,8 +152,9 @@ class SnapshotStore:
             LostSnapshot: one that stays is damaged, as far as was looked; nothing is removed.
         """
         kept = set(identities)
+        self._memory.retain(kept)
         before_bytes = self.alive_bytes()
-        try:
+        with self._failures_told(self._folder):
             self._remove_leftovers()
             stored = self._snapshots()
             for identity in sorted(kept & stored.keys()):
@@ -154,8 +165,6 @@ class SnapshotStore:
                 Path(stored[identity].path).unlink()
             if gone:
                 sync_folder(self._folder)
-        except OSError as error:
-            raise self._storage_error(error, self._folder, 0) from error
         return before_bytes - self.alive_bytes()
 
     def drop(self, identity: str) -> None:
@@ -164,14 +173,18 @@ class SnapshotStore:
         Raises:
             StorageError: the folder is gone or read-only.
         """
-        try:
+        with self._failures_told(self._folder):
             self._path(identity).unlink(missing_ok=True)
             sync_folder(self._folder)
-        except OSError as error:
-            raise self._storage_error(error, self._folder, 0) from error
 
     def settle(self, identities: Iterable[str] | None = None) -> None:
-        """Makes snapshots survive the process; here, all have from when they were saved."""
+        """Writes those of ``identities``, or all snapshots, that are in memory alone.
+
+        Raises:
+            StorageError: the disk is full, read-only or gone.
+        """
+        for identity, weights in self._memory.given_back(identities):
+            self._store(identity, weights, ROOT)
 
     def stored(self) -> dict[str, Stored]:
         """Returns what is there, by id; of a run in progress as it is at one moment or another."""
@@ -189,11 +202,11 @@ class SnapshotStore:
         Raises:
             StorageError: it is not there.
         """
+        if identity in self._memory:
+            return 0
         path = self._path(identity)
-        try:
+        with self._failures_told(path):
             return path.stat(follow_symlinks=False).st_size
-        except OSError as error:
-            raise self._storage_error(error, path, 0) from error
 
     def alive_bytes(self) -> int:
         """Returns the bytes of all stored snapshots together.
@@ -201,11 +214,9 @@ class SnapshotStore:
         Raises:
             StorageError: the folder is gone.
         """
-        try:
+        with self._failures_told(self._folder):
             files = self._snapshots().values()
             return sum(file.stat(follow_symlinks=False).st_size for file in files)
-        except OSError as error:
-            raise self._storage_error(error, self._folder, 0) from error
 
     def prove(self, weights: Weights) -> None:
         """Writes ``weights``, reads them back, compares them bit by bit and removes them.
@@ -217,15 +228,16 @@ class SnapshotStore:
             StorageError: they cannot be written here, or come back changed.
         """
         path = self._folder / _PROBE
+        needed = size_bytes(weights)
         try:
-            self._write(path, weights)
-            if not _holds(path, weights):
+            with self._failures_told(path, needed):
+                self._write(path, weights)
+                came_back = _holds(path, weights)
+            if not came_back:
                 raise StorageError(
-                    f"{self._folder}: a file of {size_bytes(weights):,} bytes came back changed; "
-                    "check the disk or choose another output_dir"
+                    f"{self._folder}: a file of {needed:,} bytes came back changed; check the "
+                    "disk or choose another output_dir"
                 )
-        except OSError as error:
-            raise self._storage_error(error, path, size_bytes(weights)) from error
         finally:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -362,9 +374,13 @@ class SnapshotStore:
             "--overwrite",
         )
 
-    def _storage_error(self, error: OSError, path: Path, bytes_needed: int) -> StorageError:
-        run_folder = self._folder.parent
-        return storage_error(error, path, bytes_needed=bytes_needed, run_folder=run_folder)
+    @contextlib.contextmanager
+    def _failures_told(self, path: Path, needed: int = 0) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            folder = self._folder.parent
+            raise storage_error(error, path, bytes_needed=needed, run_folder=folder) from error
 
 
 def _called(identity: str) -> str:
