@@ -5,8 +5,9 @@
     python benchmarks/faults.py --kills 20 [--method msft ...] [--tuning lora ...] [--seed 1]
 
 A short recipe runs once and every write, sync, rename, new and removed name in its folder is
-listed. Of writes in a row to one file the first, the middle and the last stand for all. Then it
-runs again once for each of them (or every n-th), and at that operation
+listed. Of writes in a row to one file the first, the middle and the last stand for all, and of
+operations at which a fault leaves the very same files, one. Then the recipe runs again once for
+each of them (or every n-th), and at that operation
 
     kill    the process is killed, a write is torn in the middle;
     power   likewise, and all that had not been synced is lost: the worst that POSIX allows;
@@ -20,7 +21,8 @@ half-written left. With --kills nothing is listed: runs are killed at random ins
 resumed and killed again until they end. Exit code 0: all come out the same; 1: not.
 
 `faults.c` sits between the process and the system; a C compiler is needed, and Linux. Processes are
-forked from one that has loaded the libraries, so that a trial takes a second or two. The engine is
+forked from one that has loaded the libraries, and the report's pictures are left empty, so that a
+trial takes a second or two. The model is the first layer of the quickstart's base; the engine is
 torch's: vLLM keeps no files of a run.
 """
 
@@ -28,8 +30,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -40,6 +44,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
@@ -48,8 +53,16 @@ from kill import differences, rows_of
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
 FAULTS = {"kill": 1, "power": 2, "full": 3, "error": 4}  # the numbers of faults.c
-COUNT_ONLY = 0
-NEVER = 2**62
+COUNT_ONLY, NEVER = 0, 2**62
+SYNCS = ("fsync", "fdatasync")
+TAKE_ROOM = ("create", "mkdir", "write", "sendfile")
+UNDONE = ("create", "mkdir", "write", "rename", "unlink", "rmdir")  # by a power cut, if not synced
+LIBRARIES = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "msft_lite.cli.commands",
+    "msft_lite.run.session",
+)
 TASKS = ("largest", "last", "sort")
 METHODS = {
     "msft": "budget = 1",
@@ -156,11 +169,11 @@ def under_faults(bench: Bench, given: argparse.Namespace) -> int:
     if given.list:
         print("\n".join(operations))
         return 0
-    of_kind = Counter(line.split()[1] for line in operations)
+    of_kind = Counter(map(kind_of, operations))
     print(f"{bench.name}: {len(operations)} operations, {dict(of_kind)}", flush=True)
-    chosen = without_inner_writes(operations)[given.first - 1 :: given.every]
     failed = 0
     for fault in given.fault:
+        chosen = telling(operations, fault)[given.first - 1 :: given.every]
         outcomes = [(line, trial(bench, fault, line)) for line in chosen]
         bad = [(line, problem) for line, problem in outcomes if problem]
         failed += len(bad)
@@ -188,9 +201,8 @@ def under_kills(bench: Bench, given: argparse.Namespace) -> int:
             limit = draw.uniform(0.0, whole_seconds) if killed < given.kills else None
             code, output = forked(command, run, lambda: None, seconds=limit)
             killed += code == -signal.SIGKILL
-        problem = (
-            f"exit code {code}:\n{output}" if code else "; ".join(differences(bench.whole, run))
-        )
+        differing = "; ".join(differences(bench.whole, run))
+        problem = f"exit code {code}:\n{output}" if code else differing
         failed += bool(problem)
         if problem:
             print(f"{bench.name}, run {runs}: {problem}", flush=True)
@@ -201,11 +213,32 @@ def under_kills(bench: Bench, given: argparse.Namespace) -> int:
 
 
 def load_libraries() -> None:
-    """Imports what a run needs, so that its forks have it."""
-    import msft_lite.cli.commands
-    import msft_lite.report
-    import msft_lite.run.finish
-    import msft_lite.run.loop  # noqa: F401
+    """Imports what a run needs, so that its forks have it, and keeps pictures from being drawn."""
+    for name in LIBRARIES:
+        import_module(name)
+    from matplotlib.figure import Figure
+
+    from msft_lite.report import figures, pictures
+
+    def save_empty(_draw: object, path: Path, _settings: object) -> Path:
+        return pictures.save(Figure, path)
+
+    figures.save = save_empty
+
+
+def written_base(folder: Path) -> Path:
+    """Writes the quickstart's base with the first of its layers alone; returns its folder."""
+    from safetensors.torch import load_file, save_file
+
+    base = shutil.copytree(QUICKSTART / "base", folder / "base")
+    config, weights = base / "config.json", base / "model.safetensors"
+    shape = json.loads(config.read_text()) | {"num_hidden_layers": 1}
+    shape["layer_types"] = shape["layer_types"][:1]
+    config.write_text(json.dumps(shape))
+    first = re.compile(r"model\.(?!layers\.)|model\.layers\.0\.|lm_head")
+    kept = {name: tensor for name, tensor in load_file(weights).items() if first.match(name)}
+    save_file(kept, weights, metadata={"format": "pt"})
+    return base
 
 
 def written_recipe(method: str, tuning: str, folder: Path) -> Path:
@@ -220,7 +253,7 @@ def written_recipe(method: str, tuning: str, folder: Path) -> Path:
     recipe.write_text(
         RECIPE.format(
             tasks=tasks,
-            base=QUICKSTART / "base",
+            base=written_base(folder),
             tuning=TUNINGS[tuning],
             method=method,
             options=METHODS[method],
@@ -238,6 +271,28 @@ def listed(bench: Bench) -> list[str]:
     if code:
         raise SystemExit(f"the undisturbed run failed:\n{output}")
     return journal.read_text().splitlines()
+
+
+def telling(operations: Sequence[str], fault: str) -> list[str]:
+    """Returns the operations at which ``fault`` leaves what it leaves at none before.
+
+    A sync does nothing that outlives a kill; a power cut undoes all but what was synced; and that
+    a disk is full shows where something takes room.
+    """
+    kept = without_inner_writes(operations)
+    if fault == "full":
+        return [line for line in kept if kind_of(line) in TAKE_ROOM]
+    before = dict(zip(operations[1:], map(kind_of, operations), strict=False))
+    if fault == "power":
+        return [line for line in kept if before.get(line) not in UNDONE]
+    if fault == "kill":
+        return [line for line in kept if kind_of(line) == "write" or before.get(line) not in SYNCS]
+    return kept
+
+
+def kind_of(operation: str) -> str:
+    """Returns what an operation does."""
+    return operation.split(maxsplit=2)[1]
 
 
 def without_inner_writes(operations: Sequence[str]) -> list[str]:
@@ -274,9 +329,8 @@ def told_well(code: int, output: str) -> str:
     """Returns what is wrong with how a run ended that could not write; empty where nothing is."""
     if code not in (0, 2) or "Traceback" in output:
         return f"exit code {code}:\n{output}"
-    if code == 2 and "resume" not in output and "run" not in output:
-        return f"it does not say how to go on:\n{output}"
-    return ""
+    told = code == 0 or "resume" in output or "run" in output
+    return "" if told else f"it does not say how to go on:\n{output}"
 
 
 def begin(bench: Bench, run: Path) -> list[str]:
@@ -306,13 +360,9 @@ def armed(
 def forked(
     arguments: Sequence[str], run: Path, arm: Callable[[], None], *, seconds: float | None = None
 ) -> tuple[int, str]:
-    """Runs msft-lite in a fork; returns its exit code (a signal: below 0) and what it printed.
+    """Runs msft-lite in a fork that calls ``arm`` first, and kills it after ``seconds``.
 
-    Args:
-        arguments: of the command line.
-        run: the run's folder.
-        arm: is called in the fork first.
-        seconds: after which it is killed.
+    Returns its exit code (a signal: below 0) and what it printed.
     """
     printed = run.parent.with_suffix(".out")
     printed.touch()  # a fork may be killed before it does so

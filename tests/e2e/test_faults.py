@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-EVERY = 61
+EVERY = 29
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build faults.c with")
-@pytest.mark.parametrize(("tuning", "first"), [("lora", 5), ("full", 17)])
+@pytest.mark.parametrize(("tuning", "first"), [("lora", 5), ("full", 3)])
 def test_a_run_survives_faults_at_its_files(
     benchmark: Callable[..., subprocess.CompletedProcess[str]], tuning: str, first: int
 ) -> None:
@@ -27,7 +27,7 @@ def test_a_run_survives_faults_at_its_files(
         ]
         good, _, tried, *_ = line.split(": ")[1].split()
         assert good == tried
-        assert int(tried) > 2
+        assert int(tried) > 1
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build faults.c with")
