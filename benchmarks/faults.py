@@ -48,7 +48,7 @@ from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
-from kill import differences, rows_of
+from kill import differences
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart"
@@ -197,12 +197,10 @@ def under_kills(bench: Bench, given: argparse.Namespace) -> int:
         run.parent.mkdir()
         code = -signal.SIGKILL
         while code == -signal.SIGKILL:
-            command = ["resume", str(run)] if rows_of(run) else begin(bench, run)
             limit = draw.uniform(0.0, whole_seconds) if killed < given.kills else None
-            code, output = forked(command, run, lambda: None, seconds=limit)
+            code, output = forked(begin_or_resume(bench, run), run, lambda: None, seconds=limit)
             killed += code == -signal.SIGKILL
-        differing = "; ".join(differences(bench.whole, run))
-        problem = f"exit code {code}:\n{output}" if code else differing
+        problem = f"{code}:\n{output}" if code else "; ".join(differences(bench.whole, run))
         failed += bool(problem)
         if problem:
             print(f"{bench.name}, run {runs}: {problem}", flush=True)
@@ -297,11 +295,9 @@ def kind_of(operation: str) -> str:
 
 def without_inner_writes(operations: Sequence[str]) -> list[str]:
     """Returns the operations with three at most of a row of writes to one file."""
-    kept: list[str] = []
-    for _, group in groupby(operations, key=lambda line: line.split(" ", 1)[1]):
-        same = list(group)
-        kept += [same[at] for at in sorted({0, len(same) // 2, len(same) - 1})]
-    return kept
+    groups = groupby(operations, key=lambda line: line.split(" ", 1)[1])
+    rows = [list(group) for _, group in groups]
+    return [row[at] for row in rows for at in sorted({0, len(row) // 2, len(row) - 1})]
 
 
 def trial(bench: Bench, fault: str, operation: str) -> str:
@@ -318,8 +314,7 @@ def trial(bench: Bench, fault: str, operation: str) -> str:
         problem = told_well(code, output)
     if problem:
         return problem
-    command = ["resume", str(run)] if rows_of(run) else begin(bench, run)
-    code, output = forked(command, run, lambda: None)
+    code, output = forked(begin_or_resume(bench, run), run, lambda: None)
     if code:
         return f"what followed ended with {code}:\n{output}"
     return "; ".join(differences(bench.whole, run))
@@ -336,6 +331,11 @@ def told_well(code: int, output: str) -> str:
 def begin(bench: Bench, run: Path) -> list[str]:
     """Returns the arguments of a run that begins."""
     return ["run", str(bench.recipe), "--output-dir", str(run)]
+
+
+def begin_or_resume(bench: Bench, run: Path) -> list[str]:
+    """Returns the arguments that go on with what is there, as the program tells its users."""
+    return ["resume", str(run)] if (run / "ledger.jsonl").exists() else begin(bench, run)
 
 
 def armed(
