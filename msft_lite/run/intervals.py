@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from msft_lite.core import LIVE, Clock, Rollout, RowId
 from msft_lite.data.sampler import Cursor, draw
@@ -40,6 +41,7 @@ class Intervals:
         *,
         clock: Clock,
         seed: int,
+        stop_requested: Callable[[], bool],
     ) -> None:
         """Takes the parts.
 
@@ -49,12 +51,14 @@ class Intervals:
             watch: is told of every step.
             clock: sizes of the tasks and length of an epoch.
             seed: of the data order.
+            stop_requested: tells after a step whether the run was asked to end.
         """
         self._trainer = trainer
         self._tasks = tasks
         self._watch = watch
         self._clock = clock
         self._seed = seed
+        self._stop_requested = stop_requested
 
     def renew(self, request: Rollout) -> Cursor:
         """Returns the start of a new data order, with a new optimizer in place."""
@@ -65,10 +69,14 @@ class Intervals:
     def train(self, request: Rollout, position: Position) -> Position:
         """Returns where the next mark is, its weights, not yet saved, in the trainer.
 
+        Where the run is asked to end before that, the trainer is left after the step in progress,
+        and what is returned tells so by `Position.partway`.
+
         Raises:
             TrainError: a loss is not finite, or memory ran out.
         """
-        latest = position.latest
+        latest, partway = position.latest, position.partway
+        taken = partway.steps if partway else 0
         batches, cursor = draw(
             position.cursor,
             request.marks[latest.k] - latest.step,
@@ -76,13 +84,19 @@ class Intervals:
             mixture=request.mixture,
             clock=self._clock,
         )
-        started = time.monotonic()
-        meter = LossMeter()
-        for step, batch in enumerate(batches, start=latest.step + 1):
+        started = time.monotonic() - (partway.seconds if partway else 0.0)
+        meter = LossMeter(partway)
+        for batch in batches[taken:]:
             meter.add(self._trainer.step(self._examples(batch)))
+            taken += 1
             self._watch.progress(
-                n=position.n, step=step, steps=request.marks[-1], losses=meter.means()
+                n=position.n,
+                step=latest.step + taken,
+                steps=request.marks[-1],
+                losses=meter.means(),
             )
+            if taken < len(batches) and self._stop_requested():
+                return replace(position, partway=meter.partway(taken, time.monotonic() - started))
         mark = Mark(
             k=latest.k + 1,
             step=latest.step + len(batches),

@@ -18,10 +18,13 @@ from msft_lite.report.wording import short_place
 from msft_lite.run.build import model_settings
 from msft_lite.run.engines import base_folder
 from msft_lite.run.folder import RunFolder
+from msft_lite.run.position import Position
 from msft_lite.run.resuming import load_run, trains_again
 from msft_lite.snapshot.base import BaseFiles
-from msft_lite.snapshot.crash import load_crash_copy
+from msft_lite.snapshot.crash import load_crash_copy, told_state
 from msft_lite.snapshot.store import SnapshotStore
+
+PARTWAY = "where the run was asked to end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def inventory(folder: Path) -> Inventory:
     story = tell(rows, source=str(place.ledger))
     stored = SnapshotStore(place.snapshots, root=_no_root, reads_only=True).stored()
     held: dict[str, list[str]] = defaultdict(list)
-    for identity, reasons in holders(rows, source=str(place.ledger)).items():
+    for identity, reasons in _needed(place, rows).items():
         held[identity] += reasons
     for identity, found in stored.items():
         if found.parent is not None and found.parent not in ("", ROOT):
@@ -103,7 +106,7 @@ def verified(folder: Path) -> Mapping[str, str]:
         store = _store(recipe, place.snapshots)
         found = {name: _problem(partial(store.load, name)) for name in store.stored()}
         if not trains_again(recipe):
-            needed = holders(read_rows(place.ledger), source=str(place.ledger))
+            needed = _needed(place, read_rows(place.ledger))
             found |= {name: _missing(name, needed[name]) for name in needed.keys() - found.keys()}
             found.pop(ROOT, None)
         if place.crash_copy.exists():
@@ -162,6 +165,18 @@ def _holders(rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
             peak = Trace(scored).peak(task, start_counts=False)
             held[peak.snapshot].append(f"the peak of {task}")
     return held
+
+
+def _needed(place: RunFolder, rows: Sequence[Row]) -> Mapping[str, Sequence[str]]:
+    """Returns what `holders` does, and the weights between two marks that a resume goes on from."""
+    needed = dict(holders(rows, source=str(place.ledger)))
+    try:
+        position = Position.from_json(told_state(place.crash_copy)["position"])
+    except (AttributeError, LookupError, TypeError):  # there is none, or it is damaged
+        return needed
+    if position.partway:
+        needed[position.snapshot] = [*needed.get(position.snapshot, ()), PARTWAY]
+    return needed
 
 
 def _missing(identity: str, reasons: Sequence[str]) -> str:

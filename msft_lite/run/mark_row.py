@@ -8,18 +8,18 @@ from typing import Any
 from msft_lite.data.task import TokenCount
 from msft_lite.ledger import score_columns
 from msft_lite.run.evaluator import Evaluation
-from msft_lite.run.position import Mark
+from msft_lite.run.position import Mark, Partway
 from msft_lite.train.trainer import StepResult
 
 
 class LossMeter:
     """Adds up the losses of the steps of one mark interval."""
 
-    def __init__(self) -> None:
-        """Starts at zero."""
-        self.work = TokenCount()
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+    def __init__(self, partway: Partway | None) -> None:
+        """Starts at zero, or goes on after the first steps of an interval."""
+        self.work = partway.work if partway else TokenCount()
+        self._sums = dict(partway.loss_sums) if partway else {}
+        self._counts = dict(partway.loss_tokens) if partway else {}
 
     def add(self, result: StepResult) -> None:
         """Adds one optimizer step."""
@@ -31,6 +31,10 @@ class LossMeter:
     def means(self) -> dict[str, float]:
         """Returns the mean loss of an answer token per task, tasks in alphabetical order."""
         return {task: self._sums[task] / self._counts[task] for task in sorted(self._sums)}
+
+    def partway(self, steps: int, seconds: float) -> Partway:
+        """Returns what was added up over ``steps`` steps, not yet saved."""
+        return Partway(steps, self.work, dict(self._sums), dict(self._counts), seconds)
 
 
 def mark_row(

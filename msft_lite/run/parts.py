@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from msft_lite.report.live import Watcher
 from msft_lite.run.evaluator import Evaluator
 from msft_lite.run.lending import Lender
 from msft_lite.run.room import Room
+from msft_lite.run.stop import StopFlag
 from msft_lite.snapshot.store import SnapshotStore
 from msft_lite.train.trainer import Trainer
 
@@ -28,7 +29,7 @@ class Parts:
     ledger: Ledger
     tasks: Mapping[str, Task]
     watch: Watcher
-    stop_requested: Callable[[], bool]
+    stop: StopFlag
     lender: Lender
     room: Room | None = None
 

@@ -35,7 +35,7 @@ class Points:
         Args:
             parts: of the run.
             intervals: trains with the trainer of ``parts``.
-            leave_if_asked: called before every interval that is trained again.
+            leave_if_asked: called before and after every interval that is trained again.
         """
         self._trainer = parts.trainer
         self._store = parts.store
@@ -73,7 +73,10 @@ class Points:
             return self._recovered(error)
 
     def train(self, request: Rollout, position: Position) -> Position:
-        """Returns the next mark of ``request``, not yet saved; see `Intervals.train`."""
+        """Returns the next mark of ``request``, or steps towards it, not yet saved.
+
+        See `Intervals.train`.
+        """
         self._held = ""
         return self._intervals.train(request, position)
 
@@ -102,6 +105,20 @@ class Points:
         )
         self.know(n, [mark])
         return mark
+
+    def save_partway(self) -> str:
+        """Saves the trainer's weights, between two marks, and returns their id."""
+        self._held = self._store.save(self._trainer.capture())
+        return self._held
+
+    def hold_partway(self, identity: str) -> str:
+        """Makes the trainer hold what `save_partway` saved; returns why it cannot, if so."""
+        try:
+            self._trainer.load(self._store.load(identity))
+        except LostSnapshot as error:
+            return error.problem
+        self._held = identity
+        return ""
 
     def know(self, n: int, marks: Iterable[Mark]) -> None:
         """Takes note of saved marks of roll-out ``n`` that the ledger may not have yet."""
@@ -152,7 +169,9 @@ class Points:
             position = Position(at, cursor, (), Mark(0, 0, request.start, {}))
             for _ in range(k if at == n else len(request.marks)):
                 self._leave_if_asked()
-                position = self._passed(request, self.train(request, position), branches)
+                position = self.train(request, position)
+                self._leave_if_asked()  # the interval may have ended early, for that reason alone
+                position = self._passed(request, position, branches)
         assert position is not None, "the first roll-out of a method is fresh"
         return position
 

@@ -43,20 +43,53 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Partway:
+    """Steps after a mark that were taken before a run was asked to end.
+
+    Attributes:
+        steps: optimizer steps since the mark.
+        snapshot: id of the weights after them; empty until they are saved.
+        work: tokens trained.
+        loss_sums: summed loss of answer tokens per task.
+        loss_tokens: how many these are.
+        seconds: time spent.
+    """
+
+    steps: int
+    work: TokenCount
+    loss_sums: Mapping[str, float]
+    loss_tokens: Mapping[str, int]
+    seconds: float
+    snapshot: str = ""
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Partway:
+        """Returns what ``asdict`` made ``value`` of."""
+        return Partway(**{**value, "work": TokenCount(**value["work"])})
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where a roll-out stands; with the trainer's state it is all that a resume needs.
 
     Attributes:
         n: number of the roll-out.
-        cursor: where the data order stands.
+        cursor: where the data order stands at the latest mark.
         pending: marks that are saved but not yet in the ledger, oldest first.
         latest: the last mark that was trained up to.
+        partway: the steps since then, where the run was asked to end between two marks.
     """
 
     n: int
     cursor: Cursor
     pending: tuple[Mark, ...]
     latest: Mark
+    partway: Partway | None = None
+
+    @property
+    def snapshot(self) -> str:
+        """Id of the weights that the trainer's state belongs to."""
+        return self.latest.snapshot if self.partway is None else self.partway.snapshot
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON object that `from_json` reads."""
@@ -65,6 +98,7 @@ class Position:
             "cursor": self.cursor.to_json(),
             "pending": [asdict(mark) for mark in self.pending],
             "latest": asdict(self.latest),
+            "partway": self.partway and asdict(self.partway),
         }
 
     @staticmethod
@@ -75,4 +109,5 @@ class Position:
             cursor=Cursor.from_json(value["cursor"]),
             pending=tuple(Mark.from_json(mark) for mark in value["pending"]),
             latest=Mark.from_json(value["latest"]),
+            partway=value["partway"] and Partway.from_json(value["partway"]),
         )

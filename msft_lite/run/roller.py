@@ -17,7 +17,7 @@ from msft_lite.core import (
     scored_tasks,
 )
 from msft_lite.data.sampler import Cursor
-from msft_lite.errors import Interrupted
+from msft_lite.errors import Interrupted, StorageError
 from msft_lite.model.weights import Weights
 from msft_lite.run.audit import Auditor
 from msft_lite.run.evaluator import Evaluation, Split
@@ -25,7 +25,7 @@ from msft_lite.run.intervals import Intervals
 from msft_lite.run.mark_row import mark_row
 from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.points import Points
-from msft_lite.run.position import Mark, Position
+from msft_lite.run.position import Mark, Partway, Position
 from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at an engine that is starting
@@ -38,7 +38,9 @@ class Roller:
     counters) is replaced, the marks that wait are evaluated and their rows written, and snapshots
     that nobody can ask for any more are removed. Killed anywhere in between, `execute` goes on from
     the crash copy and writes the same rows. Of roll-outs that are not scored nothing is saved: what
-    they had trained since the crash copy is trained again.
+    they had trained since the crash copy is trained again. Asked to end, it does so after the step
+    in progress, with weights and crash copy saved there, or in the middle of an evaluation, which
+    is repeated.
     """
 
     def __init__(self, parts: Parts, settings: RollerSettings) -> None:
@@ -50,10 +52,17 @@ class Roller:
         self._tasks = parts.tasks
         self._watch = parts.watch
         self._lender = parts.lender
-        self._stop_requested = parts.stop_requested
+        self._stop = parts.stop
         self._settings = settings
         clock, seed = settings.clock, settings.seed
-        self._intervals = Intervals(parts.trainer, parts.tasks, parts.watch, clock=clock, seed=seed)
+        self._intervals = Intervals(
+            parts.trainer,
+            parts.tasks,
+            parts.watch,
+            clock=clock,
+            seed=seed,
+            stop_requested=lambda: self._stop.requested,
+        )
         self._points = Points(parts, self._intervals, self._leave)
         self._auditor = Auditor(parts.trainer, parts.tasks, seed=seed, batch_rows=clock.batch_rows)
         self._position: Position | None = None
@@ -65,12 +74,14 @@ class Roller:
         Raises:
             MsftError: training, saving or evaluating failed; the run can be resumed from the
                 last mark.
-            Interrupted: the user asked for an end; the last mark is saved.
+            Interrupted: the user asked for an end; what was trained is saved.
         """
         if self._borrowed(request):
             return self._ledger.trace()
         position = self._resumed(request) or self._begun(request)
         self._position = position
+        if position.partway:  # before anything else needs the trainer
+            position = self._position = self._next_mark(request, position)
         if not request.score:  # later the trainer must keep what it holds: it is not saved
             position = self._evaluate_pending(request, position)
         while position.latest.k < len(request.marks):
@@ -125,12 +136,12 @@ class Roller:
 
     def _leave_if_asked(self) -> None:
         """Leaves where moments and latest mark belong together."""
-        if self._stop_requested():
+        if self._stop.requested:
             self._settle()
             self._leave()
 
     def _leave(self) -> None:
-        if self._stop_requested():
+        if self._stop.requested:
             folder = self._settings.crash_path.parent
             raise Interrupted(f"stopped; go on with: msft-lite resume {folder}")
 
@@ -196,8 +207,12 @@ class Roller:
         position = self._restored()
         if position is None or position.n != self._ledger.n:
             return None
+        if not position.partway:
+            self._points.hold(position.snapshot)
+        elif problem := self._points.hold_partway(position.snapshot):
+            self._watch.say(f"{problem}; the roll-out in progress is trained again")
+            return None
         self._position = position
-        self._points.hold(position.latest.snapshot)
         recorded = len(self._ledger.points)
         pending = tuple(mark for mark in position.pending if mark.k >= recorded)
         return replace(position, pending=pending)
@@ -210,12 +225,19 @@ class Roller:
         self._trainer.restore_state(moments, state["trainer"])
         position = Position.from_json(state["position"])
         self._points.know(position.n, (*position.pending, position.latest))
-        self._points.anchor = position.latest.snapshot
+        self._points.anchor = position.snapshot
         return position
 
     def _next_mark(self, request: Rollout, position: Position) -> Position:
-        """Trains one mark interval and, if it is to be scored, saves its end."""
+        """Trains one mark interval and, if it is to be scored, saves its end.
+
+        Raises:
+            Interrupted: the user asked for an end; the steps until then are saved.
+        """
         position = self._points.train(request, position)
+        if position.partway:
+            self._save_partway(position, position.partway)
+            self._leave()
         mark = position.latest
         if request.score:
             near = request.start if request.keep == "peaks" else ROOT
@@ -226,11 +248,25 @@ class Roller:
             self._save_crash_copy(position)
         return position
 
+    def _save_partway(self, position: Position, partway: Partway) -> None:
+        """Saves the steps since the latest mark, if there is room for them."""
+        try:
+            if self._points.has_room():
+                snapshot = self._points.save_partway()
+                self._store.settle()
+                partway = replace(partway, snapshot=snapshot)
+                self._save_crash_copy(replace(position, partway=partway))
+                return
+            why = "there is no room for them"
+        except StorageError as error:
+            why = str(error)
+        self._watch.say(f"the steps since the last mark are not saved and will be repeated: {why}")
+
     def _save_crash_copy(self, position: Position) -> None:
         moments, counters = self._trainer.state()
         state = {"position": position.to_json(), "trainer": counters}
         save_crash_copy(self._settings.crash_path, moments, state)
-        self._points.anchor = position.latest.snapshot
+        self._points.anchor = position.snapshot
 
     def _evaluate_pending(self, request: Rollout, position: Position) -> Position:
         """Evaluates the marks that wait, in order, and leaves the trainer at the latest one."""
@@ -296,9 +332,13 @@ class Roller:
 
     def _measured(self, split: Split, snapshot: str, tasks: Collection[str]) -> Evaluation:
         self._points.hold(snapshot)
+        weights = self._points.load(snapshot)
         try:
-            weights = self._points.load(snapshot)
-            return self._evaluator.evaluate(split, weights, snapshot, tasks)
+            with self._stop.raising():
+                return self._evaluator.evaluate(split, weights, snapshot, tasks)
+        except KeyboardInterrupt:
+            self._leave_if_asked()
+            raise
         finally:
             self._tell_notices()
 

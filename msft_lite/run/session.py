@@ -173,7 +173,7 @@ def _roller(
         ledger=shop.ledger,
         tasks={task.name: task for task in shop.tasks},
         watch=shop.watch,
-        stop_requested=lambda: stop.requested,
+        stop=stop,
         lender=lender,
         room=room,
     )

@@ -1,16 +1,18 @@
-"""Ends a run at a safe point on Ctrl-C, a termination signal or a terminal that is closed."""
+"""Ends a run soon and safely on Ctrl-C, a termination signal or a terminal that is closed."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STREAMS = (1, 2)
 NOTICE = (
-    b"\nstopping at the next mark, where everything is saved; once more to stop at once "
+    b"\nstopping after the step in progress, once everything is saved; once more to stop at once "
     b"(the work since the last mark is then repeated)\n"
 )
 
@@ -25,6 +27,7 @@ class StopFlag:
     def __init__(self) -> None:
         """Takes no signal yet."""
         self.requested = False
+        self._raises = False
         self._before: dict[signal.Signals, object] = {}
         self._terminals: tuple[int, ...] = ()
 
@@ -46,15 +49,31 @@ class StopFlag:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Lets the first signal end what is done in the context, where nothing has to be saved.
+
+        Raises:
+            KeyboardInterrupt: a signal came, or had come before.
+        """
+        self._raises = True
+        try:
+            if self.requested:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raises = False
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._leave_terminal()
-        if self.requested:
+        is_first, self.requested = not self.requested, True
+        if is_first:
+            # Not by print: the signal may have come in the middle of one, which cannot be entered
+            # twice.
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
+        if self._raises or not is_first:
             raise KeyboardInterrupt
-        self.requested = True
-        # Not by print: the signal may have come in the middle of one, which cannot be entered
-        # twice.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
 
     def _leave_terminal(self) -> None:
         """Sends to nowhere what would be printed on a terminal that is gone, and fail."""

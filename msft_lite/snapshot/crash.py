@@ -82,6 +82,16 @@ def load_crash_copy(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         ) from error
 
 
+def told_state(path: Path) -> dict[str, Any]:
+    """Returns what the crash copy says of itself, unverified; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            return _state(read_header(file, size_bytes=size_bytes, where=path.name), path.name)
+    except (OSError, SnapshotError):
+        return {}
+
+
 def _read(
     file: BufferedIOBase, *, size_bytes: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -22,6 +22,7 @@ from msft_lite.run.lending import Lender
 from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.roller import Roller
 from msft_lite.run.session import run
+from msft_lite.run.stop import StopFlag
 from msft_lite.run.workshop import Workshop
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -294,7 +295,7 @@ class Bench:
                 ledger=shop.ledger,
                 tasks={task.name: task for task in shop.tasks},
                 watch=watch,
-                stop_requested=lambda: False,
+                stop=StopFlag(),
                 lender=Lender((), {}),
             ),
             RollerSettings(shop.clock, recipe.seed, self.folder.crash_copy),

@@ -144,7 +144,7 @@ def test_an_asked_end_comes_at_the_next_safe_point_and_loses_nothing(
 
     def asked(self: roller.Roller) -> None:
         if next(count) == looks:
-            self._stop_requested = lambda: True
+            self._stop.requested = True
         leave(self)
 
     with monkeypatch.context() as patched:
