@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,7 +37,6 @@ name = "torch"
 """
 
 Launch = Callable[..., subprocess.Popen[str]]
-Results = Callable[[Path], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
@@ -112,23 +109,6 @@ def benchmark() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-@pytest.fixture(scope="session")
-def results() -> Results:
-    """Returns the ledger's complete rows without what a clock or the memory decides."""
-
-    def read(folder: Path) -> list[dict[str, Any]]:
-        ledger = folder / "ledger.jsonl"
-        if not ledger.exists():
-            return []
-        rows: list[Mapping[str, Any]] = [
-            json.loads(line) for line in ledger.read_bytes().split(b"\n")[:-1]
-        ]
-        timings = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
-        return [{key: row[key] for key in row if key not in timings} for row in rows]
-
-    return read
 
 
 @pytest.fixture(scope="session")

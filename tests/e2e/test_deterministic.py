@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from tests.outcomes import results
 
 Run = Callable[..., str]
-Results = Callable[[Path], list[dict[str, Any]]]
 
 
-def test_two_processes_train_the_same_bits(
-    finish: Run, results: Results, short_recipe: Path, tmp_path: Path
-) -> None:
+def test_two_processes_train_the_same_bits(finish: Run, short_recipe: Path, tmp_path: Path) -> None:
     changes = ("train.deterministic=true", "model.lora_dropout=0.2", "train.padding_free=true")
     found = []
     for name in ("first", "second"):

@@ -10,9 +10,10 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.outcomes import marks, results
 
 CHANGES = ("method.max_stages=2", "engine.call_timeout_seconds=20")
 VLLM = ("engine.name=vllm", "engine.share_weights=true")
@@ -23,22 +24,17 @@ def test_a_lost_engine_is_replaced_once_and_then_the_run_stops_whole(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path
 ) -> None:
     launch: Callable[..., subprocess.Popen[str]] = request.getfixturevalue("launch")
-    results: Callable[[Path], list[dict[str, Any]]] = request.getfixturevalue("results")
     workers: Callable[[int], set[int]] = request.getfixturevalue("workers")
     wait_until: Callable[..., None] = request.getfixturevalue("wait_until")
     finish: Callable[..., str] = request.getfixturevalue("finish")
     folder = tmp_path / "vllm"
-
-    def scored() -> int:
-        return sum(row["kind"] == "mark" for row in results(folder))
-
     process = launch("run", short_recipe, *CHANGES, *VLLM, "--output-dir", folder)
-    wait_until(lambda: scored() > 1, process)
+    wait_until(lambda: marks(folder) > 1, process)
     (first,) = workers(process.pid)
     os.kill(first, signal.SIGSTOP)  # it hangs, in this evaluation or the next
     wait_until(lambda: bool(workers(process.pid) - {first}), process)
-    before = scored()
-    wait_until(lambda: scored() > before, process)
+    before = marks(folder)
+    wait_until(lambda: marks(folder) > before, process)
     (second,) = workers(process.pid)
     os.kill(second, signal.SIGKILL)
     wait_until(lambda: bool(workers(process.pid) - {second}), process)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
+from tests.outcomes import results, tensors
+
 SMALL_BYTES = 40_000  # less than an adapter's snapshot, more than every other file of the run
 
 
 def limited() -> None:
     """Lets the process write files of `SMALL_BYTES` at most, as a disk with no more room does."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, SMALL_BYTES))
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in rows]
 
 
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_recipe: Path) -> None:
@@ -42,3 +36,4 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(small_recipe: Path) ->
     subprocess.run(again, capture_output=True, check=True)
     subprocess.run([*command, f"output_dir={folders['roomy']}"], capture_output=True, check=True)
     assert results(folders["full"]) == results(folders["roomy"])
+    assert tensors(folders["full"]) == tensors(folders["roomy"])

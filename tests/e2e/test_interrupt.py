@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.outcomes import marks, results
+
 Launch = Callable[..., subprocess.Popen[str]]
-Results = Callable[[Path], list[dict[str, Any]]]
 Workers = Callable[[int], set[int]]
 WaitUntil = Callable[[Callable[[], bool], subprocess.Popen[str]], None]
 INTERRUPTED = 130
@@ -44,10 +44,6 @@ def way_back(output: str) -> list[str]:
     return shlex.split(found[1])
 
 
-def marks(rows: list[dict[str, Any]]) -> int:
-    return sum(row["kind"] == "mark" for row in rows)
-
-
 @pytest.mark.parametrize(
     ("engine", "number"),
     [("torch", signal.SIGTERM), ("torch", signal.SIGHUP), ("vllm", signal.SIGINT)],
@@ -56,13 +52,12 @@ def test_one_signal_ends_at_the_next_mark(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path, engine: str, number: int
 ) -> None:
     launch: Launch = request.getfixturevalue("launch")
-    results: Results = request.getfixturevalue("results")
     workers: Workers = request.getfixturevalue("workers")
     wait_until: WaitUntil = request.getfixturevalue("wait_until")
     folder = tmp_path / "run"
     name = f"engine.name={engine}"
     process = launch("run", short_recipe, name, STAGES, "--output-dir", folder)
-    wait_until(lambda: marks(results(folder)) > 1, process)
+    wait_until(lambda: marks(folder) > 1, process)
     started = workers(process.pid)
     assert len(started) == (engine == "vllm")
     process.send_signal(number)
@@ -90,11 +85,10 @@ def test_a_second_signal_ends_at_once_and_loses_no_mark(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path
 ) -> None:
     launch: Launch = request.getfixturevalue("launch")
-    results: Results = request.getfixturevalue("results")
     wait_until: WaitUntil = request.getfixturevalue("wait_until")
     folder = tmp_path / "run"
     process = launch("run", short_recipe, STAGES, "--output-dir", folder)
-    wait_until(lambda: marks(results(folder)) > 1, process)
+    wait_until(lambda: marks(folder) > 1, process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)  # two signals at one moment are one
     process.send_signal(signal.SIGINT)
@@ -126,7 +120,6 @@ def read_from(end: int, gone: threading.Event) -> None:
 def test_a_terminal_that_is_closed_ends_at_the_next_mark(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path
 ) -> None:
-    results: Results = request.getfixturevalue("results")
     folder = tmp_path / "run"
     arguments = ["run", str(short_recipe), STAGES, "--output-dir", str(folder)]
     process, end = in_a_terminal(tmp_path, arguments)
@@ -134,7 +127,7 @@ def test_a_terminal_that_is_closed_ends_at_the_next_mark(
     reader = threading.Thread(target=read_from, args=(end, gone))
     reader.start()
     deadline = time.monotonic() + START_SECONDS
-    while marks(results(folder)) < 2 and time.monotonic() < deadline:
+    while marks(folder) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     gone.set()
     reader.join()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.outcomes import results
+
 Run = Callable[..., str]
-Results = Callable[[Path], list[dict[str, Any]]]
 
 
 def of_kind(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def is_by_loss(row: Mapping[str, Any]) -> bool:
 
 
 def test_a_run_steered_by_loss_is_reported_by_its_metric(
-    finish: Run, results: Results, short_recipe: Path, tmp_path: Path
+    finish: Run, short_recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     printed = finish("run", short_recipe, "method.signal=loss", "--output-dir", folder)
@@ -42,7 +43,7 @@ def test_a_run_steered_by_loss_is_reported_by_its_metric(
 
 @pytest.mark.parametrize("at", ["mark", "end"])
 def test_a_run_scored_by_losses_alone_has_no_engine(
-    finish: Run, results: Results, short_recipe: Path, tmp_path: Path, at: str
+    finish: Run, short_recipe: Path, tmp_path: Path, at: str
 ) -> None:
     folder = tmp_path / "run"
     changes = ("eval.metric=loss", "eval.max_new_tokens=", f"eval.at={at}", "engine.name=auto")

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from tests.outcomes import results
 
 ROOT = Path(__file__).parents[2]
 # The program itself, whose address space may not grow any more from some training pass on.
@@ -37,11 +38,9 @@ main()
 # Every tensor of some size is asked of the system anew and given back to it.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 
-Results = Callable[[Path], list[dict[str, Any]]]
-
 
 def test_a_run_whose_memory_runs_out_ends_with_advice_and_goes_on(
-    short_recipe: Path, tmp_path: Path, results: Results, finish: Callable[..., str]
+    short_recipe: Path, tmp_path: Path, finish: Callable[..., str]
 ) -> None:
     batch = (
         "train.per_device_train_batch_size=48",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from msft_lite.recipe import load
+from tests.outcomes import results
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "own_data"
 MOST_LINES = 20
@@ -33,7 +33,6 @@ def test_the_recipes_are_known_and_short() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_recipe_of_own_data_runs_to_its_end(
     finish: Callable[..., str],
-    results: Callable[[Path], list[dict[str, Any]]],
     tmp_path: Path,
     name: str,
 ) -> None:

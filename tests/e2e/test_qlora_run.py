@@ -7,17 +7,16 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("bitsandbytes")  # in the extras alone
 
 from msft_lite.engine.handover import LOCK_NAME, PREFIX, SHARED_MEMORY
+from tests.outcomes import results
 
 Launch = Callable[..., subprocess.Popen[str]]
 WaitUntil = Callable[[Callable[[], bool], subprocess.Popen[str]], None]
-Results = Callable[[Path], list[dict[str, Any]]]
 CHANGES = ("model.load_in_4bit=true", "method.max_stages=1", "engine.threads=1")
 
 
@@ -38,7 +37,6 @@ def test_a_killed_run_resumes_and_scores_as_the_trainers_own_model(
     launch: Launch,
     wait_until: WaitUntil,
     finish: Callable[..., str],
-    results: Results,
 ) -> None:
     folder, left = tmp_path / "vllm", list[Path]()
     arguments = (*CHANGES, "engine.name=vllm", "--output-dir", folder)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.outcomes import results, tensors
+
 Launch = Callable[..., subprocess.Popen[str]]
-Results = Callable[[Path], list[dict[str, Any]]]
 Workers = Callable[[int], set[int]]
 Benchmark = Callable[..., subprocess.CompletedProcess[str]]
 TUNINGS = {
@@ -104,7 +104,7 @@ def observed(
     return names, engines
 
 
-def test_it_finishes(watched: Watched, results: Results) -> None:
+def test_it_finishes(watched: Watched) -> None:
     assert watched.exit_code == 0, watched.output
     assert "Traceback" not in watched.output
     rows = results(watched.folder)
@@ -118,18 +118,16 @@ def test_it_finishes(watched: Watched, results: Results) -> None:
     assert (watched.folder / "engine.log").stat().st_size > 0
 
 
-def test_every_score_is_that_of_the_torch_engine(watched: Watched, results: Results) -> None:
+def test_every_score_is_that_of_the_torch_engine(watched: Watched) -> None:
     rows, expected = results(watched.folder), results(watched.reference)
     assert expected[0]["engine"] == "torch"
     assert rows[1:] == expected[1:]
 
 
 def test_the_tensors_are_those_of_the_run_with_torch(watched: Watched) -> None:
-    for kind in ("best", "snapshots"):
-        files = sorted((watched.folder / kind).glob("*.safetensors"))
-        assert files
-        for file in files:
-            assert file.read_bytes() == (watched.reference / kind / file.name).read_bytes()
+    found = tensors(watched.folder)
+    assert {name.split("/")[0] for name in found} == {"best", "snapshots"}
+    assert found == tensors(watched.reference)
 
 
 def test_one_engine_served_the_run_and_is_gone(watched: Watched) -> None:

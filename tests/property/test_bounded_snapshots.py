@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from msft_lite.errors import ReplayMismatch, StorageError
-from msft_lite.ledger import REPLAY, read_rows
-from msft_lite.recipe import Recipe, load
+from msft_lite.recipe import Recipe
 from msft_lite.run.disk import DiskPlan
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.plan import plan
 from msft_lite.run.session import run
+from tests.outcomes import best, replays, results, results_but_replays
+from tests.whole_runs import FULL, Watcher, changed, killed
 
-FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
-TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
 LORA = ("model.lora_r=64",)  # larger than what else is in a crash copy
 RUNS = {
     "msft": LORA,
@@ -29,62 +26,23 @@ RUNS = {
 }
 
 
-class Killed(BaseException):
-    """Stands for the end of a process: nothing in the program catches it."""
+class Disk:
+    """Measures at every event of a run what its snapshots and crash copy take."""
 
-
-class Watcher:
-    """Measures the disk at every event, and may end the process's work at the n-th row."""
-
-    def __init__(self, folder: RunFolder, left: int = -1) -> None:
-        self.folder = folder
-        self.left = left
+    def __init__(self, recipe: Recipe) -> None:
+        self.folder = RunFolder(recipe.output_dir)
         self.most_bytes = 0
-        self.said: list[str] = []
 
-    def __enter__(self) -> Watcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        self.measure()
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        self.measure()
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def measure(self) -> None:
+    def measure(self, _event: str) -> None:
         files = [*self.folder.snapshots.glob("*"), *self.folder.path.glob("crash*")]
         self.most_bytes = max(self.most_bytes, sum(file.stat().st_size for file in files))
 
 
-def made(recipe: Path, folder: Path, *changes: str) -> Recipe:
-    return load(recipe, [*changes, f"output_dir={folder}"])
-
-
-def executed(recipe: Recipe, *, resumes: bool = False, left: int = -1) -> Watcher:
-    watch = Watcher(RunFolder(recipe.output_dir), left)
-    run(recipe, mode="resume" if resumes else "new", watch=watch)
-    return watch
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if key not in TIMINGS}
-        for row in read_rows(folder / "ledger.jsonl")
-        if row["kind"] != REPLAY
-    ]
-
-
-def best(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (folder / "best").glob("*.safetensors")}
+def executed(recipe: Recipe) -> list[str]:
+    """Runs to the end and returns what was said."""
+    watch = Watcher()
+    run(recipe, mode="new", watch=watch)
+    return watch.said
 
 
 def least(recipe: Recipe) -> int:
@@ -103,51 +61,51 @@ def least(recipe: Recipe) -> int:
 def test_a_bound_changes_nothing_but_what_is_trained_again(
     small_recipe: Path, tmp_path: Path, name: str
 ) -> None:
-    free = made(small_recipe, tmp_path / "free", *RUNS[name])
+    free = changed(small_recipe, tmp_path / "free", *RUNS[name])
     executed(free)
-    rows = results(free.output_dir)
-    bound = least(made(small_recipe, tmp_path / "refused", *RUNS[name]))
+    rows = results_but_replays(free.output_dir)
+    bound = least(changed(small_recipe, tmp_path / "refused", *RUNS[name]))
     change = f"snapshots.max_bytes={bound}"
-    recipe = made(small_recipe, tmp_path / "run", *RUNS[name], change)
-    with pytest.raises(Killed):
-        executed(recipe, left=len(rows) // 2)
-    watch = executed(recipe, resumes=True)
-    assert results(recipe.output_dir) == rows
+    recipe = changed(small_recipe, tmp_path / "run", *RUNS[name], change)
+    killed(recipe, "row", len(rows) // 2)
+    disk = Disk(recipe)
+    watch = Watcher(act=disk.measure)
+    run(recipe, mode="resume", watch=watch)
+    assert results_but_replays(recipe.output_dir) == rows
     assert best(recipe.output_dir) == best(free.output_dir)
-    assert watch.most_bytes <= bound
+    assert 0 < disk.most_bytes <= bound
     assert any("is not kept" in text for text in watch.said)
 
 
 def test_a_bound_that_holds_all_is_none(small_recipe: Path, tmp_path: Path) -> None:
-    free = made(small_recipe, tmp_path / "free", *FULL)
+    free = changed(small_recipe, tmp_path / "free", *FULL)
     executed(free)
-    recipe = made(small_recipe, tmp_path / "run", *FULL, "snapshots.max_bytes=1000000000")
-    watch = executed(recipe)
+    recipe = changed(small_recipe, tmp_path / "run", *FULL, "snapshots.max_bytes=1000000000")
+    said = executed(recipe)
     assert results(recipe.output_dir) == results(free.output_dir)
-    assert not any("is not kept" in text for text in watch.said)
-    assert not any(r["kind"] == REPLAY for r in read_rows(recipe.output_dir / "ledger.jsonl"))
+    assert not any("is not kept" in text for text in said)
+    assert replays(recipe.output_dir) == []
 
 
 def test_a_resume_that_may_give_other_bits_is_refused(small_recipe: Path, tmp_path: Path) -> None:
     bound = "snapshots.max_bytes=1000000000"
-    with pytest.raises(Killed):
-        executed(made(small_recipe, tmp_path / "run", bound), left=4)
+    killed(changed(small_recipe, tmp_path / "run", bound), "row", 3)
     other = ("train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2")
-    changed = made(small_recipe, tmp_path / "run", bound, *other)
+    recipe = changed(small_recipe, tmp_path / "run", bound, *other)
     with pytest.raises(ReplayMismatch, match=r"snapshots\.max_bytes.*go on as the run began"):
-        executed(changed, resumes=True)
+        run(recipe, mode="resume", watch=Watcher())
 
 
 def test_the_plan_tells_what_a_bound_comes_to(small_recipe: Path, tmp_path: Path) -> None:
-    disk = plan(made(small_recipe, tmp_path / "run")).disk
+    disk = plan(changed(small_recipe, tmp_path / "run")).disk
     assert disk is not None
     assert disk.most_bytes == disk.wanted_bytes
     lower = disk.wanted_bytes - 1
-    found = plan(made(small_recipe, tmp_path / "run", f"snapshots.max_bytes={lower}"))
+    found = plan(changed(small_recipe, tmp_path / "run", f"snapshots.max_bytes={lower}"))
     assert found.disk is not None
     assert found.disk.most_bytes == lower
     assert any(f"holds {disk.alive - 1} snapshots" in note for note in found.notes)
-    small = plan(made(small_recipe, tmp_path / "run", "snapshots.max_bytes=1000"))
+    small = plan(changed(small_recipe, tmp_path / "run", "snapshots.max_bytes=1000"))
     assert any("a mark needs" in note for note in small.notes)
 
 

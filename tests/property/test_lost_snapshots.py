@@ -8,21 +8,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from msft_lite.errors import Interrupted, SnapshotError
-from msft_lite.ledger import REPLAY, read_rows
-from msft_lite.recipe import Recipe, load
 from msft_lite.report.telling import read_story
-from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.folder import RunFolder
 from msft_lite.run.session import run
+from tests.outcomes import replays, results_but_replays, snapshots, tensors
+from tests.whole_runs import FULL, Watcher, changed, killed
 
-FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
-TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
 # Runs in which snapshots are needed in every way: as start, peak, best mean, parent, latest mark.
 RUNS = {
     "msft": (),
@@ -34,73 +31,6 @@ RUNS = {
     "sro": ("method.name=sro", "method.budget=", "method.epochs=1"),
     "dynamix": ("method.name=dynamix", "method.budget=", "method.epochs=1", "method.period=1"),
 }
-
-
-class Killed(BaseException):
-    """Stands for the end of a process: nothing in the program catches it."""
-
-
-class Watcher:
-    """Shows nothing; may end the work at the n-th event of a kind, or act at every row."""
-
-    def __init__(
-        self, event: str = "", left: int = 0, act: Callable[[], None] = lambda: None
-    ) -> None:
-        self.event = event
-        self.left = left
-        self.act = act
-        self.rows = 0
-        self.first_step: tuple[int, int] | None = None
-        self.said: list[str] = []
-
-    def __enter__(self) -> Watcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        self.rows += 1
-        self.act()
-        self.count("row")
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        self.first_step = self.first_step or (n, step)
-        self.count("progress")
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def count(self, event: str) -> None:
-        if event == self.event:
-            if self.left == 0:
-                raise Killed
-            self.left -= 1
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    """The ledger without what a clock decides and without what was trained again."""
-    return [
-        {key: value for key, value in row.items() if key not in TIMINGS}
-        for row in read_rows(folder / "ledger.jsonl")
-        if row["kind"] != REPLAY
-    ]
-
-
-def replays(folder: Path) -> list[Mapping[str, Any]]:
-    return [row for row in read_rows(folder / "ledger.jsonl") if row["kind"] == REPLAY]
-
-
-def tensors(folder: Path) -> dict[str, bytes]:
-    return {
-        f"{name}/{file.name}": file.read_bytes()
-        for name in ("best", "snapshots")
-        for file in (folder / name).glob("*.safetensors")
-    }
-
-
-def snapshots(folder: Path) -> list[Path]:
-    return sorted((folder / "snapshots").glob("*.safetensors"))
 
 
 def removed(path: Path) -> None:
@@ -117,32 +47,23 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def made(recipe: Path, folder: Path, *changes: str) -> Recipe:
-    return load(recipe, [*changes, f"output_dir={folder}"])
-
-
-def stopped(recipe: Recipe, event: str, left: int, mode: Mode = "new") -> None:
-    with pytest.raises(Killed):
-        run(recipe, mode=mode, watch=Watcher(event, left))
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_every_file_in_turn_at_several_moments(
     small_recipe: Path, tmp_path: Path, name: str
 ) -> None:
-    whole = run(made(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
-    rows = results(whole)
+    whole = run(changed(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results_but_replays(whole)
     moments = [len(rows) * part // 4 for part in (1, 2, 3)]
     again = 0
-    recipe = made(small_recipe, tmp_path / "run", *RUNS[name])
+    recipe = changed(small_recipe, tmp_path / "run", *RUNS[name])
     for place, moment in enumerate([*moments, len(rows) - 2]):
-        stopped(recipe, "row", moment, mode="resume" if place else "new")
+        killed(recipe, "row", moment, "resume" if place else "new")
         for turn, file in enumerate(snapshots(recipe.output_dir)):
             other = tmp_path / f"{place}-{turn}"
             shutil.copytree(recipe.output_dir, other)
             (removed, flipped, cut)[(place + turn) % 3](other / "snapshots" / file.name)
-            run(made(small_recipe, other, *RUNS[name]), mode="resume", watch=Watcher())
-            assert results(other) == rows
+            run(changed(small_recipe, other, *RUNS[name]), mode="resume", watch=Watcher())
+            assert results_but_replays(other) == rows
             assert tensors(other) == tensors(whole)
             read_story(other / "ledger.jsonl")
             again += len(replays(other))
@@ -154,16 +75,16 @@ def test_every_file_in_turn_at_several_moments(
 def test_all_files_at_once_with_the_crash_copy(
     small_recipe: Path, tmp_path: Path, name: str
 ) -> None:
-    whole = run(made(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
-    rows = results(whole)
-    recipe = made(small_recipe, tmp_path / "run", *RUNS[name])
-    stopped(recipe, "row", 2 * len(rows) // 3)
+    whole = run(changed(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results_but_replays(whole)
+    recipe = changed(small_recipe, tmp_path / "run", *RUNS[name])
+    killed(recipe, "row", 2 * len(rows) // 3)
     for file in snapshots(recipe.output_dir):
         file.unlink()
     RunFolder(recipe.output_dir).crash_copy.unlink()
-    stopped(recipe, "progress", 3, mode="resume")  # while something is being trained again
+    killed(recipe, "progress", 3, "resume")  # while something is being trained again
     run(recipe, mode="resume", watch=Watcher())
-    assert results(recipe.output_dir) == rows
+    assert results_but_replays(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole)
 
 
@@ -172,20 +93,20 @@ def test_what_is_lost_while_the_run_goes_on(
     small_recipe: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     changes = RUNS["msft, one optimizer"]  # whose stages start in the middle of those before
-    whole = run(made(small_recipe, tmp_path / "whole", *changes), mode="new", watch=Watcher())
-    recipe = made(small_recipe, tmp_path / "run", *changes)
+    whole = run(changed(small_recipe, tmp_path / "whole", *changes), mode="new", watch=Watcher())
+    recipe = changed(small_recipe, tmp_path / "run", *changes)
     spoiled: set[str] = set()
 
-    def act() -> None:
-        """Spoils the file of every snapshot once."""
+    def act(event: str) -> None:
+        """Spoils the file of every snapshot once, at a row of the ledger."""
         for file in snapshots(recipe.output_dir):
-            if file.name not in spoiled:
+            if event == "row" and file.name not in spoiled:
                 spoil(file)
                 spoiled.add(file.name)
 
     watch = Watcher(act=act)
     run(recipe, mode="new", watch=watch)
-    assert results(recipe.output_dir) == results(whole)
+    assert results_but_replays(recipe.output_dir) == results_but_replays(whole)
     assert tensors(recipe.output_dir) == tensors(whole)
     assert spoiled
     if spoil is cut:  # seen at once, while the trainer still held the weights
@@ -200,15 +121,15 @@ def test_what_is_lost_while_the_run_goes_on(
 def test_what_is_in_memory_alone_is_lost_with_the_process(
     small_recipe: Path, tmp_path: Path, name: str
 ) -> None:
-    whole = run(made(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
-    rows = results(whole)
-    recipe = made(small_recipe, tmp_path / "run", *RUNS[name], "snapshots.where=ram")
+    whole = run(changed(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results_but_replays(whole)
+    recipe = changed(small_recipe, tmp_path / "run", *RUNS[name], "snapshots.where=ram")
     for place, moment in enumerate([len(rows) // 4, len(rows) // 2]):
-        stopped(recipe, "row", moment, mode="resume" if place else "new")
+        killed(recipe, "row", moment, "resume" if place else "new")
         assert not RunFolder(recipe.output_dir).crash_copy.exists()
-        stopped(recipe, "progress", 0, mode="resume")
+        killed(recipe, "progress", 0, "resume")
     run(recipe, mode="resume", watch=Watcher())
-    assert results(recipe.output_dir) == rows
+    assert results_but_replays(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole)
 
 
@@ -217,20 +138,20 @@ def test_where_memory_is_short_snapshots_are_written(
     small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None
 ) -> None:
     monkeypatch.setattr("msft_lite.run.build.free_bytes", lambda _device: free)
-    recipe = made(small_recipe, tmp_path / "run", "snapshots.where=ram")
-    stopped(recipe, "row", 4)
+    recipe = changed(small_recipe, tmp_path / "run", "snapshots.where=ram")
+    killed(recipe, "row", 4)
     assert snapshots(recipe.output_dir)
 
 
 def test_a_run_in_memory_that_is_asked_to_end_loses_nothing(
     small_recipe: Path, tmp_path: Path
 ) -> None:
-    whole = run(made(small_recipe, tmp_path / "whole", *FULL), mode="new", watch=Watcher())
-    recipe = made(small_recipe, tmp_path / "run", *FULL, "snapshots.where=ram")
+    whole = run(changed(small_recipe, tmp_path / "whole", *FULL), mode="new", watch=Watcher())
+    recipe = changed(small_recipe, tmp_path / "run", *FULL, "snapshots.where=ram")
 
-    def ask() -> None:
+    def ask(event: str) -> None:
         """Asks for an end, as a user does, at the sixth row."""
-        if watch.rows == 6:
+        if event == "row" and watch.seen["row"] == 6:
             os.kill(os.getpid(), signal.SIGINT)
 
     watch = Watcher(act=ask)
@@ -241,20 +162,20 @@ def test_a_run_in_memory_that_is_asked_to_end_loses_nothing(
     run(recipe, mode="resume", watch=watch)
     assert watch.first_step is not None
     assert watch.first_step > (1, 1)
-    assert results(recipe.output_dir) == results(whole)
+    assert results_but_replays(recipe.output_dir) == results_but_replays(whole)
     assert tensors(recipe.output_dir) == tensors(whole)
 
 
 def test_other_bits_are_not_taken_for_the_lost_ones(small_recipe: Path, tmp_path: Path) -> None:
-    recipe = made(small_recipe, tmp_path / "run")
-    stopped(recipe, "row", 4)
+    recipe = changed(small_recipe, tmp_path / "run")
+    killed(recipe, "row", 4)
     for file in snapshots(recipe.output_dir):
         file.unlink()
-    changed = made(
+    other = changed(
         small_recipe,
         tmp_path / "run",
         "train.per_device_train_batch_size=1",
         f"train.gradient_accumulation_steps={recipe.train.batch_rows}",
     )
     with pytest.raises(SnapshotError, match=r"(?s)is missing|cannot read.*gave snapshot"):
-        run(changed, mode="resume", watch=Watcher())
+        run(other, mode="resume", watch=Watcher())

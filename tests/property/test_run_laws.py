@@ -13,34 +13,23 @@ import pytest
 from msft_lite.core import LIVE, ROOT, Mixture, Rollout, Trace
 from msft_lite.errors import EngineError, OutputFolderError, SnapshotError
 from msft_lite.ledger import Ledger, read_rows
-from msft_lite.recipe import Recipe, Variant, load
+from msft_lite.recipe import Recipe, Variant
 from msft_lite.run.build import build_workshop
 from msft_lite.run.compare import run_several
 from msft_lite.run.engines import build_evaluator
-from msft_lite.run.folder import Mode, RunFolder
+from msft_lite.run.folder import RunFolder
 from msft_lite.run.lending import Lender
 from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.roller import Roller
 from msft_lite.run.session import run
 from msft_lite.run.stop import StopFlag
 from msft_lite.run.workshop import Workshop
+from tests.outcomes import best, results, snapshots, tensors
+from tests.whole_runs import FULL, Killed, Watcher, killed, short
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SHORT = (
-    "engine.name=torch",
-    "data.train_samples=24",
-    "data.control_samples=6",
-    "data.report_samples=8",
-    "method.budget=1",
-    "method.max_stages=3",
-    "train.threads=1",
-    "eval.max_new_tokens=4",
-)
 WITHOUT_MSFT = ("method.budget=", "method.max_stages=")
-TUNINGS = {
-    "lora": ("model.lora_dropout=0.1",),
-    "full": ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3"),
-}
+THREE_STAGES = "method.max_stages=3"
+TUNINGS = {"lora": (THREE_STAGES, "model.lora_dropout=0.1"), "full": (THREE_STAGES, *FULL)}
 # Of every other method the shortest run in which all that it asks for comes up.
 METHODS = {
     "sft": ("method.epochs=1",),
@@ -53,66 +42,15 @@ METHODS = {
 }
 
 
-class Silent:
-    """A watcher that shows nothing, and may end the process's work at a chosen event."""
-
-    def __init__(self, *, killed_at: int = -1, events: str = "row") -> None:
-        self.left = killed_at
-        self.events = events
-        self.said: list[str] = []
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        self.count("row")
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        self.count("progress")
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def count(self, event: str) -> None:
-        if event == self.events:
-            if self.left == 0:
-                raise Killed
-            self.left -= 1
-
-
 class Kills:
     """Makes a watcher for each of several runs; 0 lets a run come to its end."""
 
     def __init__(self, *rows: int) -> None:
         self.rows = iter(rows)
 
-    def __call__(self) -> Silent:
-        return Silent(killed_at=next(self.rows) or -1)
-
-
-class Killed(BaseException):
-    """Stands for the end of a process: nothing in the program catches it."""
-
-
-def short(folder: Path, *changes: str) -> Recipe:
-    return load(RECIPES / "quickstart.toml", [f"output_dir={folder}", *SHORT, *changes])
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    """The ledger without what a clock or the memory of the machine decides."""
-    timings = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
-    return [
-        {key: value for key, value in row.items() if key not in timings}
-        for row in read_rows(folder / "ledger.jsonl")
-    ]
-
-
-def tensors(folder: Path) -> dict[str, bytes]:
-    """Every exported file of tensors."""
-    return {file.name: file.read_bytes() for file in (folder / "best").glob("*.safetensors")}
+    def __call__(self) -> Watcher:
+        rows = next(self.rows)
+        return Watcher("row" if rows else "", rows)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Uninterrupted short runs, one a tuning."""
     folder = tmp_path_factory.mktemp("whole")
     return {
-        tuning: run(short(folder / tuning, *changes), mode="new", watch=Silent())
+        tuning: run(short(folder / tuning, *changes), mode="new", watch=Watcher())
         for tuning, changes in TUNINGS.items()
     }
 
@@ -131,15 +69,11 @@ def test_law_3_killed_after_a_row_and_resumed(
 ) -> None:
     rows = results(whole[tuning])
     recipe = short(tmp_path / "run", *TUNINGS[tuning])
-    mode: Mode = "new"
-    kills = 0
-    for killed_at in range(1, len(rows), max(1, len(rows) // 6)):
-        with pytest.raises(Killed):
-            run(recipe, mode=mode, watch=Silent(killed_at=killed_at))
-        mode = "resume"
-        kills += 1
-    run(recipe, mode="resume", watch=Silent())
-    assert kills >= 6
+    instants = range(1, len(rows), max(1, len(rows) // 6))
+    assert len(instants) >= 6
+    for killed_at in instants:
+        killed(recipe, "row", killed_at, "new" if killed_at == 1 else "resume")
+    run(recipe, mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole[tuning])
 
@@ -150,9 +84,8 @@ def test_law_3_killed_while_training_and_resumed(
     whole: dict[str, Path], tmp_path: Path, tuning: str, killed_at: int
 ) -> None:
     recipe = short(tmp_path / "run", *TUNINGS[tuning])
-    with pytest.raises(Killed):
-        run(recipe, mode="new", watch=Silent(killed_at=killed_at, events="progress"))
-    run(recipe, mode="resume", watch=Silent())
+    killed(recipe, "progress", killed_at)
+    run(recipe, mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == results(whole[tuning])
     assert tensors(recipe.output_dir) == tensors(whole[tuning])
 
@@ -160,39 +93,35 @@ def test_law_3_killed_while_training_and_resumed(
 @pytest.mark.parametrize("name", METHODS)
 def test_law_3_holds_for_every_method(tmp_path: Path, name: str) -> None:
     options = (*WITHOUT_MSFT, f"method.name={name}", *METHODS[name])
-    whole = run(short(tmp_path / "whole", *options), mode="new", watch=Silent())
+    whole = run(short(tmp_path / "whole", *options), mode="new", watch=Watcher())
     rows = results(whole)
     recipe = short(tmp_path / "run", *options)
-    with pytest.raises(Killed):
-        run(recipe, mode="new", watch=Silent(killed_at=4, events="progress"))
+    killed(recipe, "progress", 4)
     for killed_at in range(len(rows) // 4, len(rows), max(1, len(rows) // 4)):
-        with pytest.raises(Killed):
-            run(recipe, mode="resume", watch=Silent(killed_at=killed_at))
-    run(recipe, mode="resume", watch=Silent())
+        killed(recipe, "row", killed_at, "resume")
+    run(recipe, mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole)
 
 
 def test_a_killed_probe_run_goes_on_from_steps_that_were_never_saved(tmp_path: Path) -> None:
     options = (*WITHOUT_MSFT, "method.name=dynamix", "method.epochs=1", "method.period=1")
-    whole = run(short(tmp_path / "whole", *options), mode="new", watch=Silent())
+    whole = run(short(tmp_path / "whole", *options), mode="new", watch=Watcher())
     rows = results(whole)
     live = [i for i, row in enumerate(rows) if row.get("snapshot") == LIVE and row["k"]]
     assert live, "no roll-out of the run was without scores"
     recipe = short(tmp_path / "run", *options)
-    with pytest.raises(Killed):  # nothing is saved yet: all is trained again from the base
-        run(recipe, mode="new", watch=Silent(killed_at=live[0]))
+    killed(recipe, "row", live[0])  # nothing is saved yet: all is trained again from the base
     assert not RunFolder(recipe.output_dir).crash_copy.exists()
-    with pytest.raises(Killed):
-        run(recipe, mode="resume", watch=Silent(killed_at=live[-1]))
-    run(recipe, mode="resume", watch=Silent())
+    killed(recipe, "row", live[-1], "resume")
+    run(recipe, mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole)
 
 
 def test_a_search_that_is_taken_over_is_the_one_that_would_have_been_made(tmp_path: Path) -> None:
     options = (*WITHOUT_MSFT, "method.name=sro", "method.epochs=1")
-    alone = run(short(tmp_path / "alone", *options), mode="new", watch=Silent())
+    alone = run(short(tmp_path / "alone", *options), mode="new", watch=Watcher())
     recipes = [
         short(tmp_path / name, *WITHOUT_MSFT, f"method.name={name}", "method.epochs=1")
         for name in ("sft", "sro", "soft_sro")
@@ -200,7 +129,7 @@ def test_a_search_that_is_taken_over_is_the_one_that_would_have_been_made(tmp_pa
     variants = [Variant(recipe.method.name, recipe) for recipe in recipes]
     with pytest.raises(Killed):  # in the middle of the second run
         run_several(variants, mode="new", watch=Kills(0, 9, 0))
-    folders = run_several(variants, mode="resume", watch=Silent)
+    folders = run_several(variants, mode="resume", watch=Watcher)
     shared = [row for row in results(folders[1]) if row.get("shared")]
     assert {row["shared"] for row in shared} == {f"{tmp_path.name}/sft"}
     assert len(shared) >= 5  # the start and a quarter epoch each
@@ -211,28 +140,28 @@ def test_a_search_that_is_taken_over_is_the_one_that_would_have_been_made(tmp_pa
     assert {row["shared"] for row in results(folders[2]) if row.get("shared")}
     assert run_several(variants, mode="resume", watch=Kills(0, 0, 0)) == folders  # all are done
     with pytest.raises(OutputFolderError, match="--resume"):
-        run_several(variants, mode="new", watch=Silent)
+        run_several(variants, mode="new", watch=Watcher)
 
 
 def test_law_3_with_the_crash_copy_lost_too(whole: dict[str, Path], tmp_path: Path) -> None:
     recipe = short(tmp_path / "run", *TUNINGS["lora"])
-    with pytest.raises(Killed):
-        run(recipe, mode="new", watch=Silent(killed_at=5))
+    killed(recipe, "row", 5)
     RunFolder(recipe.output_dir).crash_copy.unlink()
-    run(recipe, mode="resume", watch=Silent())
+    run(recipe, mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == results(whole["lora"])
     assert tensors(recipe.output_dir) == tensors(whole["lora"])
 
 
 def test_law_3_with_the_optimizer_kept_from_stage_to_stage(tmp_path: Path) -> None:
-    changes = ("method.keep_optimizer=true",)
-    first = run(short(tmp_path / "whole", *changes), mode="new", watch=Silent())
+    changes = (THREE_STAGES, "method.keep_optimizer=true")
+    first = run(short(tmp_path / "whole", *changes), mode="new", watch=Watcher())
     boundaries = [i for i, row in enumerate(results(first)) if row["kind"] == "rollout"]
     recipe = short(tmp_path / "run", *changes)
-    with pytest.raises(Killed):  # the second roll-out has been asked for, nothing of it is trained
-        run(recipe, mode="new", watch=Silent(killed_at=boundaries[1]))
-    run(recipe, mode="resume", watch=Silent())
+    # The second roll-out has been asked for, nothing of it is trained.
+    killed(recipe, "row", boundaries[1])
+    run(recipe, mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == results(first)
+    assert tensors(recipe.output_dir) == tensors(first)
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
@@ -240,12 +169,13 @@ def test_law_4_evaluating_at_each_mark_or_at_the_end(
     whole: dict[str, Path], tmp_path: Path, tuning: str
 ) -> None:
     recipe = short(tmp_path / "run", *TUNINGS[tuning], "eval.at=end")
-    run(recipe, mode="new", watch=Silent())
+    run(recipe, mode="new", watch=Watcher())
     assert results(recipe.output_dir) == results(whole[tuning])
+    assert tensors(recipe.output_dir) == tensors(whole[tuning])
 
 
 def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
-    watch = Silent()
+    watch = Watcher()
     before = (whole["lora"] / "ledger.jsonl").read_bytes()
     run(short(whole["lora"], *TUNINGS["lora"]), mode="resume", watch=watch)
     assert (whole["lora"] / "ledger.jsonl").read_bytes() == before
@@ -256,9 +186,9 @@ def test_law_5_how_snapshots_are_stored_changes_nothing_but_bytes(
     whole: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = short(tmp_path / "run", *TUNINGS["full"], "snapshots.delta=false")
-    stored = run(recipe, mode="new", watch=Silent())
+    stored = run(recipe, mode="new", watch=Watcher())
     assert results(stored) == results(whole["full"])
-    assert tensors(stored) == tensors(whole["full"])
+    assert best(stored) == best(whole["full"])
     as_deltas, as_they_are = (
         sum(row.get("disk_bytes", 0) for row in read_rows(folder / "ledger.jsonl"))
         for folder in (whole["full"], stored)
@@ -269,8 +199,8 @@ def test_law_5_how_snapshots_are_stored_changes_nothing_but_bytes(
 def test_law_10_only_snapshots_that_can_be_asked_for_stay(whole: dict[str, Path]) -> None:
     for folder in whole.values():
         (finish,) = [row for row in results(folder) if row["kind"] == "finish"]
-        kept = [file.stem for file in (folder / "snapshots").glob("*.safetensors")]
-        assert kept == [finish["snapshot"]] or finish["snapshot"] == ROOT
+        wanted = {finish["snapshot"]} - {ROOT}  # which is the base: no file of the run's
+        assert {file.stem for file in snapshots(folder)} == wanted
 
 
 def rollout(*, marks: int, shop: Workshop, start: str = ROOT, fresh: bool = True) -> Rollout:
@@ -284,7 +214,7 @@ class Bench:
     def __init__(self, recipe: Recipe) -> None:
         self.folder = RunFolder(recipe.output_dir)
         self.folder.path.mkdir(parents=True)
-        watch = Silent()
+        watch = Watcher()
         self.shop = build_workshop(recipe, self.folder, watch, mode="new")
         shop = self.shop
         self.roller = Roller(
@@ -361,15 +291,14 @@ def test_law_6_an_evaluation_changes_nothing(tmp_path: Path) -> None:
 
 def test_other_bits_than_the_recorded_ones_are_refused(tmp_path: Path) -> None:
     recipe, path = short(tmp_path / "run", *TUNINGS["lora"]), tmp_path / "run/ledger.jsonl"
-    with pytest.raises(Killed):
-        run(recipe, mode="new", watch=Silent(killed_at=5))
+    killed(recipe, "row", 5)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     (first,) = [row for row in rows if row["kind"] == "mark" and row["k"] == 1]
     first["snapshot"] = "0" * 64
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     RunFolder(recipe.output_dir).crash_copy.unlink()
     with pytest.raises(SnapshotError, match=r"(?s)mark 1 of roll-out 1.*msft-lite resume"):
-        run(recipe, mode="resume", watch=Silent())
+        run(recipe, mode="resume", watch=Watcher())
 
 
 def test_ledger_numbers_are_what_the_parts_did(whole: dict[str, Path]) -> None:
@@ -390,5 +319,5 @@ def test_ledger_numbers_are_what_the_parts_did(whole: dict[str, Path]) -> None:
 def test_engine_error_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(tmp_path / "run", "engine.name=vllm", "engine.start_timeout_seconds=0.2")
     with pytest.raises(EngineError, match=r"msft-lite resume") as error:
-        run(recipe, mode="new", watch=Silent())
+        run(recipe, mode="new", watch=Watcher())
     assert "nothing of them is lost" in str(error.value)

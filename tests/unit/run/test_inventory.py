@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,48 +12,16 @@ from msft_lite.cli.snapshots_text import show_snapshots
 from msft_lite.core import ROOT
 from msft_lite.errors import OutputFolderError
 from msft_lite.ledger import read_rows
-from msft_lite.recipe import load
 from msft_lite.run.inventory import holders, inventory, verified
 from msft_lite.run.session import run
-
-FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
-
-
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
-class Watch:
-    """Ends the work at the n-th mark; 0 lets it come to its end."""
-
-    def __init__(self, marks: int = 0) -> None:
-        self.left = marks
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        if row["kind"] == "mark":
-            self.left -= 1
-            if self.left == 0:
-                raise Killed
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        return
+from tests.whole_runs import FULL, Watcher, changed, killed
 
 
 @pytest.fixture
 def stopped(small_recipe: Path, tmp_path: Path) -> Path:
     """The folder of a run with full tuning that was killed in its first stage."""
-    recipe = load(small_recipe, [*FULL, f"output_dir={tmp_path / 'stopped'}"])
-    with pytest.raises(Killed):
-        run(recipe, mode="new", watch=Watch(4))
+    recipe = changed(small_recipe, tmp_path / "stopped", *FULL)
+    killed(recipe, "mark", 3)
     return recipe.output_dir
 
 
@@ -111,7 +77,7 @@ def test_what_is_damaged_is_named(stopped: Path) -> None:
 
 
 def test_a_finished_run_keeps_its_result(small_recipe: Path, tmp_path: Path) -> None:
-    folder = run(load(small_recipe, [f"output_dir={tmp_path / 'run'}"]), mode="new", watch=Watch())
+    folder = run(changed(small_recipe, tmp_path / "run"), mode="new", watch=Watcher())
     finish = read_rows(folder / "ledger.jsonl")[-1]
     (item,) = inventory(folder).items
     assert (item.identity, item.parent) == (finish["snapshot"], "")

@@ -16,6 +16,7 @@ from msft_lite.report.tables import control_grid, report_grid
 from msft_lite.report.telling import tell
 from msft_lite.run.build import build_tasks
 from msft_lite.run.session import run
+from tests.whole_runs import Watcher
 
 RECIPE = """
 output_dir = "run"
@@ -48,25 +49,6 @@ score = "logprob"
 """
 
 
-class Silent:
-    """A watcher that shows nothing."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: object) -> None:
-        return
-
-    def progress(self, **_: object) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        return
-
-
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_model_folder: Path) -> Recipe:
     draw = random.Random(5)
@@ -84,7 +66,7 @@ def recipe(tmp_path: Path, tiny_model_folder: Path) -> Recipe:
 def test_the_likeliest_whole_answer_is_what_the_ledger_scores(
     recipe: Recipe, tiny_model_folder: Path
 ) -> None:
-    folder = run(recipe, mode="new", watch=Silent())
+    folder = run(recipe, mode="new", watch=Watcher())
     rows = read_rows(folder / "ledger.jsonl")
     assert rows[0]["score"] == {"word": "generate", "choice": "logprob"}
     base = next(row for row in rows if row["kind"] == "mark" and row["k"] == 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from msft_lite.errors import OutOfMemory
-from msft_lite.ledger import read_rows
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.resuming import load_run
 from msft_lite.run.session import run
-
-TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
+from tests.outcomes import results, tensors
+from tests.whole_runs import Watcher
 
 
 class FullMemory(TorchDispatchMode):
@@ -45,38 +43,10 @@ class FullMemory(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Silent:
-    """Shows nothing."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        return
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        return
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    rows = read_rows(RunFolder(folder).ledger)
-    return [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
-
-
-def tensors(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in (folder / "best").glob("*.safetensors")}
-
-
 def exhausted(recipe: Recipe) -> list[str]:
     """Runs into full memory after some marks and returns the lines of what is said."""
     with pytest.raises(OutOfMemory) as told, FullMemory(9):  # two a pass: of two layers
-        run(recipe, mode="new", watch=Silent())
+        run(recipe, mode="new", watch=Watcher())
     return str(told.value).splitlines()
 
 
@@ -88,9 +58,9 @@ def recipe(small_recipe: Path) -> Recipe:
 
 def test_nothing_is_lost_and_the_run_goes_on_to_the_same_bits(recipe: Recipe) -> None:
     whole = recipe.model_copy(update={"output_dir": recipe.output_dir.with_name("whole")})
-    run(whole, mode="new", watch=Silent())
+    run(whole, mode="new", watch=Watcher())
     exhausted(recipe)
-    run(load_run(recipe.output_dir), mode="resume", watch=Silent())
+    run(load_run(recipe.output_dir), mode="resume", watch=Watcher())
     assert results(recipe.output_dir) == results(whole.output_dir)
     assert tensors(recipe.output_dir) == tensors(whole.output_dir)
 
@@ -109,7 +79,7 @@ def test_what_fits_is_told_and_the_run_goes_on_with_it(recipe: Recipe) -> None:
     before = results(recipe.output_dir)
     assert int(found[1]) == sum(row["kind"] == "mark" for row in before) >= 2
     folder, *arguments = shlex.split(found[2])
-    run(load_run(Path(folder), arguments), mode="resume", watch=Silent())
+    run(load_run(Path(folder), arguments), mode="resume", watch=Watcher())
     rows = results(recipe.output_dir)
     assert rows[: len(before)] == before
     assert (rows[len(before)]["kind"], rows[-1]["kind"]) == ("memory", "finish")
@@ -132,9 +102,9 @@ def test_memory_that_runs_out_in_loading_leaves_a_folder_to_begin_in(recipe: Rec
             return func(*args, **(kwargs or {}))
 
     with pytest.raises(OutOfMemory, match="loading: out of memory on cpu"), FullAtOnce(0):
-        run(recipe, mode="new", watch=Silent())
+        run(recipe, mode="new", watch=Watcher())
     assert not RunFolder(recipe.output_dir).ledger.exists()
-    run(recipe, mode="new", watch=Silent())
+    run(recipe, mode="new", watch=Watcher())
 
 
 def test_checkpointing_that_was_chosen_gives_the_bits_of_a_named_one(recipe: Recipe) -> None:
@@ -147,18 +117,18 @@ def test_checkpointing_that_was_chosen_gives_the_bits_of_a_named_one(recipe: Rec
         )
         for every in (2, "auto")
     )
-    run(named, mode="new", watch=Silent())
+    run(named, mode="new", watch=Watcher())
     # Both layers go backward where loading proves how rows may lie, in each step that is tried and
     # in the run's own: the try of false ends in its first, that of 2 does not, the run in step 4.
     with pytest.raises(OutOfMemory, match="step 4: out of memory") as told, FullMemory(3, 16):
-        run(auto, mode="new", watch=Silent())
+        run(auto, mode="new", watch=Watcher())
     lines = str(told.value).splitlines()
     assert any(line.endswith("by: model.gradient_checkpointing = true") for line in lines)
     begun = load_run(auto.output_dir)
     assert begun.model.gradient_checkpointing == 2
     changed = load_run(auto.output_dir, ["model.gradient_checkpointing=true"])
-    run(changed, mode="resume", watch=Silent())
-    run(auto, mode="resume", watch=Silent())  # takes what was recorded
+    run(changed, mode="resume", watch=Watcher())
+    run(auto, mode="resume", watch=Watcher())  # takes what was recorded
     start, *rows = results(auto.output_dir)
     expected, *others = results(named.output_dir)
     assert isinstance(start.pop("auto_gradient_checkpointing"), str)

@@ -3,63 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from msft_lite.errors import RecipeError
-from msft_lite.ledger import read_rows
 from msft_lite.recipe import Recipe, load
 from msft_lite.report.telling import read_story
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.resuming import load_run, recorded_memory
 from msft_lite.run.session import run
+from tests.outcomes import results, tensors
+from tests.whole_runs import Watcher, killed
 
-TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
 HALVED = ("train.per_device_train_batch_size=4", "train.gradient_accumulation_steps=2")
 CHECKPOINTED = "model.gradient_checkpointing=true"
-
-
-class Killed(BaseException):
-    """Stands for the end of a process: nothing in the program catches it."""
-
-
-class Listener:
-    """Notes what is said and may end the work after some ledger rows."""
-
-    def __init__(self, *, killed_at: int = -1) -> None:
-        self.left = killed_at
-        self.said: list[str] = []
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    rows = read_rows(RunFolder(folder).ledger)
-    return [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
-
-
-def killed(recipe: Recipe, *, at: int, mode: Any = "new") -> Path:
-    with pytest.raises(Killed):
-        run(recipe, mode=mode, watch=Listener(killed_at=at))
-    return recipe.output_dir
 
 
 @pytest.fixture
@@ -69,17 +27,16 @@ def recipe(small_recipe: Path) -> Recipe:
 
 
 def test_a_resume_with_fewer_rows_in_a_pass_is_recorded_and_told_once(recipe: Recipe) -> None:
-    folder = killed(recipe, at=4)
+    killed(recipe, "row", 3)
+    folder = recipe.output_dir
     before = results(folder)
-    first = Listener(killed_at=6)
-    with pytest.raises(Killed):
-        run(load_run(folder, HALVED), mode="resume", watch=first)
+    first = killed(load_run(folder, HALVED), "row", 5, "resume")
     (said,) = [text for text in first.said if "goes on with" in text]
     assert "per_device_train_batch_size = 4 (before: 8)" in said
     assert "gradient_accumulation_steps = 2 (before: 1)" in said
     assert "differ in the last bits" in said
     assert "dropout" not in said
-    second = Listener()
+    second = Watcher()
     run(load_run(folder), mode="resume", watch=second)  # the recipe in the folder has the change
     assert not any("goes on with" in text for text in second.said)
     rows = results(folder)
@@ -98,22 +55,22 @@ def test_a_resume_with_fewer_rows_in_a_pass_is_recorded_and_told_once(recipe: Re
 
 def test_activations_computed_again_give_the_bits_of_a_run_without(recipe: Recipe) -> None:
     whole = recipe.model_copy(update={"output_dir": recipe.output_dir.with_name("whole")})
-    run(whole, mode="new", watch=Listener())
-    folder = killed(recipe, at=4)
-    listener = Listener()
-    run(load_run(folder, [CHECKPOINTED]), mode="resume", watch=listener)
-    assert any("gradient_checkpointing = True (before: False)" in text for text in listener.said)
+    run(whole, mode="new", watch=Watcher())
+    killed(recipe, "row", 3)
+    folder = recipe.output_dir
+    watch = Watcher()
+    run(load_run(folder, [CHECKPOINTED]), mode="resume", watch=watch)
+    assert any("gradient_checkpointing = True (before: False)" in text for text in watch.said)
     rows = [row for row in results(folder) if row["kind"] != "memory"]
     assert rows == results(whole.output_dir)
+    assert tensors(folder) == tensors(whole.output_dir)
 
 
 def test_other_rows_in_a_pass_draw_other_masks_and_it_is_said(small_recipe: Path) -> None:
     changes = [f"output_dir={small_recipe.parent / 'run'}", "model.lora_dropout=0.1"]
-    folder = killed(load(small_recipe, changes), at=3)
-    listener = Listener(killed_at=4)
-    with pytest.raises(Killed):
-        run(load_run(folder, HALVED), mode="resume", watch=listener)
-    assert any(text.endswith("and dropout draws other masks") for text in listener.said)
+    killed(load(small_recipe, changes), "row", 2)
+    resumed = killed(load_run(small_recipe.parent / "run", HALVED), "row", 3, "resume")
+    assert any(text.endswith("and dropout draws other masks") for text in resumed.said)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +85,8 @@ def test_other_rows_in_a_pass_draw_other_masks_and_it_is_said(small_recipe: Path
     ],
 )
 def test_a_change_of_results_is_refused(recipe: Recipe, change: str, said: str) -> None:
-    folder = killed(recipe, at=3)
+    killed(recipe, "row", 2)
+    folder = recipe.output_dir
     files = RunFolder(folder)
     before = files.recipe.read_bytes(), files.ledger.read_bytes()
     with pytest.raises(RecipeError, match=said):
@@ -137,25 +95,24 @@ def test_a_change_of_results_is_refused(recipe: Recipe, change: str, said: str) 
 
 
 def test_a_finished_run_is_left_alone_by_changes(recipe: Recipe) -> None:
-    run(recipe, mode="new", watch=Listener())
+    run(recipe, mode="new", watch=Watcher())
     files = RunFolder(recipe.output_dir)
     before = files.recipe.read_bytes(), files.ledger.read_bytes()
-    run(load_run(recipe.output_dir, HALVED), mode="resume", watch=Listener())
+    run(load_run(recipe.output_dir, HALVED), mode="resume", watch=Watcher())
     assert (files.recipe.read_bytes(), files.ledger.read_bytes()) == before
 
 
 def test_a_resume_with_another_loss_kernel_goes_on_and_says_so(recipe: Recipe) -> None:
-    folder = killed(recipe, at=3)
+    killed(recipe, "row", 2)
+    folder = recipe.output_dir
     ledger = RunFolder(folder).ledger
     first, *rest = ledger.read_text().splitlines(keepends=True)
     assert json.loads(first)["loss_kernel"] == "chunked"
     ledger.write_text("".join([first.replace('"chunked"', '"liger"'), *rest]))
-    listener = Listener(killed_at=4)
-    with pytest.raises(Killed):
-        run(load_run(folder), mode="resume", watch=listener)
-    assert "loss: logits in chunks" in listener.said
+    resumed = killed(load_run(folder), "row", 3, "resume")
+    assert "loss: logits in chunks" in resumed.said
     told = "the run began with loss_kernel = liger and goes on with chunked: the last bits of its"
-    assert any(text.startswith(told) for text in listener.said)
+    assert any(text.startswith(told) for text in resumed.said)
 
 
 def test_the_last_recorded_settings_count() -> None:

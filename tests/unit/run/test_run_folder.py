@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,8 @@ from msft_lite.run import roller
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.resuming import load_run
 from msft_lite.run.session import run
-
-
-class Killed(BaseException):
-    """Stands for the end of a process: nothing in the program catches it."""
-
-
-class KillingWatcher:
-    """Shows nothing and ends the work after some ledger rows."""
-
-    def __init__(self, rows: int = -1) -> None:
-        self.rows = rows
-
-    def __enter__(self) -> KillingWatcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-    def row(self, row: Mapping[str, Any]) -> None:
-        self.rows -= 1
-        if self.rows == 0:
-            raise Killed
-
-    def progress(self, *, n: int, step: int, steps: int, losses: Mapping[str, float]) -> None:
-        return
-
-    def say(self, text: str) -> None:
-        return
+from tests.outcomes import results, tensors
+from tests.whole_runs import Watcher, killed
 
 
 @pytest.fixture
@@ -52,15 +25,10 @@ def recipe(small_recipe: Path) -> Recipe:
     return load(small_recipe, changes)
 
 
-def killed(recipe: Recipe, rows: int = 4) -> None:
-    with pytest.raises(Killed):
-        run(recipe, mode="new", watch=KillingWatcher(rows))
-
-
 def test_a_used_folder_is_refused_and_named(recipe: Recipe) -> None:
-    killed(recipe)
+    killed(recipe, "row", 3)
     with pytest.raises(OutputFolderError, match=r"run is in use.*--resume.*--overwrite"):
-        run(recipe, mode="new", watch=KillingWatcher())
+        run(recipe, mode="new", watch=Watcher())
 
 
 def test_a_run_that_died_before_its_first_row_can_be_begun_again(recipe: Recipe) -> None:
@@ -68,7 +36,7 @@ def test_a_run_that_died_before_its_first_row_can_be_begun_again(recipe: Recipe)
     folder.snapshots.mkdir(parents=True)
     folder.lock.touch()
     folder.recipe.write_text("seed = 1\n")
-    run(recipe, mode="new", watch=KillingWatcher())
+    run(recipe, mode="new", watch=Watcher())
     assert folder.best.is_dir()
 
 
@@ -78,35 +46,35 @@ def test_a_folder_of_other_things_is_never_touched(recipe: Recipe, mode: Any) ->
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(OutputFolderError, match=r"no run of msft-lite \(figures is there\)"):
-        run(recipe, mode=mode, watch=KillingWatcher())
+        run(recipe, mode=mode, watch=Watcher())
     assert mine.read_text() == "mine"
 
 
 def test_a_mistake_does_not_cost_the_run_that_was_to_be_replaced(recipe: Recipe) -> None:
-    killed(recipe)
+    killed(recipe, "row", 3)
     before = RunFolder(recipe.output_dir).ledger.read_bytes()
     path = recipe.tasks[0].path
     assert path is not None
     path.rename(path.with_suffix(".away"))
     with pytest.raises(DataError):
-        run(recipe, mode="overwrite", watch=KillingWatcher())
+        run(recipe, mode="overwrite", watch=Watcher())
     assert RunFolder(recipe.output_dir).ledger.read_bytes() == before
 
 
 def test_two_processes_do_not_share_a_folder(recipe: Recipe) -> None:
     folder = RunFolder(recipe.output_dir)
     with folder.opened("new"), pytest.raises(OutputFolderError, match="another process"):
-        run(recipe, mode="new", watch=KillingWatcher())
+        run(recipe, mode="new", watch=Watcher())
 
 
 def test_a_refused_resume_leaves_recipe_and_ledger_as_they_were(recipe: Recipe) -> None:
-    killed(recipe)
+    killed(recipe, "row", 3)
     folder = RunFolder(recipe.output_dir)
     before = folder.recipe.read_bytes(), folder.ledger.read_bytes()
     with pytest.raises(ReplayMismatch, match=r"began with recipe"):
-        run(recipe.model_copy(update={"seed": 4}), mode="resume", watch=KillingWatcher())
+        run(recipe.model_copy(update={"seed": 4}), mode="resume", watch=Watcher())
     assert (folder.recipe.read_bytes(), folder.ledger.read_bytes()) == before
-    run(load_run(folder.path), mode="resume", watch=KillingWatcher())
+    run(load_run(folder.path), mode="resume", watch=Watcher())
     assert folder.best.is_dir()
 
 
@@ -116,21 +84,21 @@ def test_a_resume_on_another_base_is_refused(small_recipe: Path, tmp_path: Path)
     moved = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"name_or_path": str(base)})}
     )
-    killed(moved)
+    killed(moved, "row", 3)
     tensors = load_file(base / "model.safetensors")
     tensors["model.norm.weight"][0] += 1
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ReplayMismatch, match="began with base"):
-        run(moved, mode="resume", watch=KillingWatcher())
+        run(moved, mode="resume", watch=Watcher())
 
 
 def test_a_resume_on_other_rows_is_refused(recipe: Recipe) -> None:
-    killed(recipe)
+    killed(recipe, "row", 3)
     path = recipe.tasks[0].path
     assert path is not None
     path.write_text(path.read_text().replace("#### k", "#### j"))
     with pytest.raises(ReplayMismatch, match="began with data"):
-        run(recipe, mode="resume", watch=KillingWatcher())
+        run(recipe, mode="resume", watch=Watcher())
 
 
 @pytest.mark.parametrize("looks", [0, 2, 5, 9])
@@ -138,7 +106,7 @@ def test_an_asked_end_comes_at_the_next_safe_point_and_loses_nothing(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     whole = recipe.model_copy(update={"output_dir": recipe.output_dir.with_name("whole")})
-    run(whole, mode="new", watch=KillingWatcher())
+    run(whole, mode="new", watch=Watcher())
     count = iter(range(10_000))
     leave = roller.Roller._leave_if_asked
 
@@ -150,11 +118,10 @@ def test_an_asked_end_comes_at_the_next_safe_point_and_loses_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(roller.Roller, "_leave_if_asked", asked)
         with pytest.raises(Interrupted, match="msft-lite resume"):
-            run(recipe, mode="new", watch=KillingWatcher())
-    run(recipe, mode="resume", watch=KillingWatcher())
-    ours, theirs = (RunFolder(r.output_dir) for r in (recipe, whole))
-    (name,) = [path.name for path in ours.best.glob("*.safetensors")]
-    assert (ours.best / name).read_bytes() == (theirs.best / name).read_bytes()
+            run(recipe, mode="new", watch=Watcher())
+    run(recipe, mode="resume", watch=Watcher())
+    assert results(recipe.output_dir) == results(whole.output_dir)
+    assert tensors(recipe.output_dir) == tensors(whole.output_dir)
 
 
 def test_what_a_report_made_goes_with_the_run_and_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The tests. What several of them build or read stands once, in the modules of this folder."""
