@@ -160,7 +160,7 @@ class Points:
         first = self.fresh_start(n) if after is None else after.n + 1
         branches = {request.start for request in requests[first:n]}
         if after is not None:
-            self.hold(after.latest.snapshot)
+            self.hold(after.snapshot)
         for at in range(first, n + 1):
             request = requests[at - 1]
             cursor = self._intervals.renew(request) if position is None else position.cursor

@@ -68,6 +68,9 @@ class Partway:
         return Partway(**{**value, "work": TokenCount(**value["work"])})
 
 
+NO_STEPS = Partway(0, NO_TOKENS, {}, {}, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a roll-out stands; with the trainer's state it is all that a resume needs.
@@ -77,7 +80,8 @@ class Position:
         cursor: where the data order stands at the latest mark.
         pending: marks that are saved but not yet in the ledger, oldest first.
         latest: the last mark that was trained up to.
-        partway: the steps since then, where the run was asked to end between two marks.
+        partway: the steps since then, where the run was asked to end between two marks; none of
+            them where it was at a mark that is not saved.
     """
 
     n: int

@@ -25,7 +25,7 @@ from msft_lite.run.intervals import Intervals
 from msft_lite.run.mark_row import mark_row
 from msft_lite.run.parts import Parts, RollerSettings
 from msft_lite.run.points import Points
-from msft_lite.run.position import Mark, Partway, Position
+from msft_lite.run.position import NO_STEPS, Mark, Partway, Position
 from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at an engine that is starting
@@ -39,8 +39,8 @@ class Roller:
     that nobody can ask for any more are removed. Killed anywhere in between, `execute` goes on from
     the crash copy and writes the same rows. Of roll-outs that are not scored nothing is saved: what
     they had trained since the crash copy is trained again. Asked to end, it does so after the step
-    in progress, with weights and crash copy saved there, or in the middle of an evaluation, which
-    is repeated.
+    in progress, with weights and crash copy saved there, whether scored or not, or in the middle of
+    an evaluation, which is repeated.
     """
 
     def __init__(self, parts: Parts, settings: RollerSettings) -> None:
@@ -80,7 +80,8 @@ class Roller:
             return self._ledger.trace()
         position = self._resumed(request) or self._begun(request)
         self._position = position
-        if position.partway:  # before anything else needs the trainer
+        if position.partway and position.latest.k < len(request.marks):
+            # At once: weights between two marks are in the trainer alone.
             position = self._position = self._next_mark(request, position)
         if not request.score:  # later the trainer must keep what it holds: it is not saved
             position = self._evaluate_pending(request, position)
@@ -135,7 +136,7 @@ class Roller:
         return self._settings.evaluate_at == "mark" and self._evaluator.ready("control")
 
     def _leave_if_asked(self) -> None:
-        """Leaves where moments and latest mark belong together."""
+        """Leaves where moments and latest mark belong together, weights too if it is not saved."""
         if self._stop.requested:
             self._settle()
             self._leave()
@@ -148,11 +149,12 @@ class Roller:
     def _settle(self) -> None:
         """Writes what is in memory alone, and the crash copy that was not kept."""
         position = self._position
-        if not self._settings.in_memory or position is None:
-            return
-        self._store.settle()
-        if position.latest.k and position.latest.snapshot != LIVE:
-            self._save_crash_copy(position)
+        if position is not None and position.latest.snapshot == LIVE:
+            self._save_partway(position, position.partway or NO_STEPS)
+        elif position is not None and self._settings.in_memory:
+            self._store.settle()
+            if position.latest.k:
+                self._save_crash_copy(position)
 
     def _begun(self, request: Rollout) -> Position:
         """Returns the start of ``request``, with the trainer set to it."""
@@ -207,17 +209,17 @@ class Roller:
         position = self._restored()
         if position is None or position.n != self._ledger.n:
             return None
-        if not position.partway:
-            self._points.hold(position.snapshot)
-        elif problem := self._points.hold_partway(position.snapshot):
-            self._watch.say(f"{problem}; the roll-out in progress is trained again")
-            return None
         self._position = position
+        self._points.hold(position.snapshot)
         recorded = len(self._ledger.points)
         pending = tuple(mark for mark in position.pending if mark.k >= recorded)
         return replace(position, pending=pending)
 
     def _restored(self) -> Position | None:
+        """Returns where the crash copy stands, with its moments in place.
+
+        Its weights are, too, where they are of no mark; where these are lost, it is of no use.
+        """
         copy = load_crash_copy(self._settings.crash_path)
         if copy is None:
             return None
@@ -225,6 +227,9 @@ class Roller:
         self._trainer.restore_state(moments, state["trainer"])
         position = Position.from_json(state["position"])
         self._points.know(position.n, (*position.pending, position.latest))
+        if position.partway and (problem := self._points.hold_partway(position.snapshot)):
+            self._watch.say(f"{problem}; what was trained since the last new optimizer is repeated")
+            return None
         self._points.anchor = position.snapshot
         return position
 

@@ -1,4 +1,4 @@
-"""Ctrl-C: the run ends at the next mark, leaves nothing behind and goes on where it was."""
+"""Ctrl-C: the run ends soon, leaves nothing behind and goes on where it was."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def way_back(output: str) -> list[str]:
     ("engine", "number"),
     [("torch", signal.SIGTERM), ("torch", signal.SIGHUP), ("vllm", signal.SIGINT)],
 )
-def test_one_signal_ends_at_the_next_mark(
+def test_one_signal_ends_after_the_step_in_progress(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path, engine: str, number: int
 ) -> None:
     launch: Launch = request.getfixturevalue("launch")
@@ -63,7 +63,7 @@ def test_one_signal_ends_at_the_next_mark(
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == INTERRUPTED, output
-    assert "stopping at the next mark" in output
+    assert "stopping after the step in progress" in output
     assert "Traceback" not in output
     assert not gone_in_time(workers, process.pid)
     assert results(folder)[-1]["kind"] != "finish"
@@ -117,7 +117,7 @@ def read_from(end: int, gone: threading.Event) -> None:
             os.read(end, 65536)
 
 
-def test_a_terminal_that_is_closed_ends_at_the_next_mark(
+def test_a_terminal_that_is_closed_ends_the_run_soon(
     request: pytest.FixtureRequest, short_recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
