@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,51 +17,19 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Olmo2Config,
-    Olmo2ForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 pytest.importorskip("bitsandbytes")  # in the extras alone
 
-from msft_lite.engine.base import EvalEngine, Prompt
-from msft_lite.engine.canary import Canary, tolerance_of
+from msft_lite.engine.base import EvalEngine
 from msft_lite.engine.dequantised import DequantisedBase
 from msft_lite.engine.merged import MergingEngine
-from msft_lite.engine.torch_engine import TorchEngine
-from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
+from msft_lite.engine.vllm_engine import VllmEngine
 from msft_lite.model.adapter import adapter_config
 from msft_lite.model.load import ModelSettings, capture, load_model
 from msft_lite.model.settings import Dtype
-from msft_lite.model.weights import Weights
+from tests.both_engines import canary, moved, prompts, torch_engine, vllm_settings
+from tests.tiny_models import FAMILIES, random_model, spread
 
-FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "olmo2": (Olmo2Config, Olmo2ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
-SHAPE = {
-    "vocab_size": 257,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "eos_token_id": 0,
-    "bos_token_id": None,
-    "pad_token_id": 0,
-}
 Way = Literal["lora", "qlora", "whole"]
 # What one engine answers: one that takes whole models is given full tuning, and DoRA merged.
 TUNINGS: dict[Way, dict[str, dict[str, Any]]] = {
@@ -100,58 +67,14 @@ CHOSEN = (
 ALL = tuple(Cell(*cell) for cell in product(FAMILIES, HEADS, WAYS, DTYPES))
 
 
-def write_model(cell: Cell, folder: Path) -> Path:
-    """Writes a random model of the family in float32."""
-    config, model_class = FAMILIES[cell.family]
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        made = model_class(config.from_dict(SHAPE | {"tie_word_embeddings": cell.head == "tied"}))
-    # Five times the usual spread: greedy choices of a random model are otherwise nearly tied.
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if "norm" not in name:
-                parameter.mul_(5)
-    made.save_pretrained(folder)
-    return folder
-
-
-def prompts() -> list[Prompt]:
-    """Prompts that share their first 96 tokens, as those with the same shots do, and others."""
-    draw = random.Random(11)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(1, 257) for _ in range(count))
-
-    shots = ids(96)
-    shared = [Prompt(shots + ids(draw.randint(1, 50)), 16) for _ in range(12)]
-    return shared + [Prompt(ids(draw.randint(1, 120)), draw.randint(8, 24)) for _ in range(12)]
-
-
-def moved(weights: Weights, seed: int, spread: float) -> Weights:
-    """The weights after training that went somewhere."""
-    generator = torch.Generator().manual_seed(seed)
-    return Weights(
-        weights.kind,
-        {
-            name: (tensor + spread * torch.randn(tensor.shape, generator=generator)).to(tensor)
-            for name, tensor in weights.tensors.items()
-        },
-    )
-
-
 @contextmanager
 def started(cell: Cell, model: torch.nn.Module, base: Path, log: Path) -> Iterator[VllmEngine]:
     """The engine that a run would start for ``model``."""
     dequantised = DequantisedBase(model, base, fallback=log.parent) if cell.way == "qlora" else None
-    settings = VllmSettings(
-        model_folder=base if dequantised is None else dequantised.folder,
+    settings = replace(
+        vllm_settings(base if dequantised is None else dequantised.folder, log),
         dtype=cell.dtype,
-        max_model_len=256,
-        eos_ids=(0,),
-        log_path=log,
         adapter=None if cell.way == "whole" else adapter_config(model),
-        threads=1,
-        max_num_seqs=8,
     )
     engine = VllmEngine(settings, base=dequantised)
     try:
@@ -162,7 +85,8 @@ def started(cell: Cell, model: torch.nn.Module, base: Path, log: Path) -> Iterat
 
 @pytest.mark.parametrize("cell", ALL if MATRIX else CHOSEN, ids=lambda c: "-".join(vars_of(c)))
 def test_trainer_and_engine_agree_swap_after_swap(cell: Cell, tmp_path: Path) -> None:
-    base = write_model(cell, tmp_path / "base")
+    base = tmp_path / "base"
+    spread(random_model(cell.family, tied=cell.head == "tied")).save_pretrained(base)
     plain = ModelSettings(str(base), dtype=cell.dtype, lora_r=8, lora_alpha=12)
     models = {
         name: load_model(replace(plain, **changes), seed=1)
@@ -177,22 +101,18 @@ def test_trainer_and_engine_agree_swap_after_swap(cell: Cell, tmp_path: Path) ->
 
 def compare(cell: Cell, name: str, model: torch.nn.Module, engine: EvalEngine) -> None:
     """Swaps three sets of weights in and compares what both sides answer."""
-    torch_engine, root = TorchEngine(model, eos_ids=(0,), pad_id=0), capture(model)
-    bird = Canary(
-        [prompt.ids for prompt in prompts()[:4]],
-        tolerance=tolerance_of(cell.dtype),
-        log_probabilities=torch_engine.log_probabilities,
-    )
+    trainer, root, asked = torch_engine(model), capture(model), prompts(least=8)
+    bird = canary(trainer, cell.dtype)
     equal, total, differences, seen = 0, 0, list[float](), list[object]()
     for seed in range(3):
         weights = moved(root, seed, SPREAD.get(name, ADAPTER_SPREAD))
-        for one in (engine, torch_engine):
+        for one in (engine, trainer):
             one.swap(weights, f"s{seed}")
         bird.check(engine, f"s{seed}")
-        found = engine.complete(prompts(), log_probabilities=True)
-        wanted = torch_engine.complete(prompts())
-        pairs = [(prompt.ids, one.ids) for prompt, one in zip(prompts(), found, strict=True)]
-        expected = torch_engine.log_probabilities(pairs)
+        found = engine.complete(asked, log_probabilities=True)
+        wanted = trainer.complete(asked)
+        pairs = [(prompt.ids, one.ids) for prompt, one in zip(asked, found, strict=True)]
+        expected = trainer.log_probabilities(pairs)
         equal += sum(one.ids == other.ids for one, other in zip(found, wanted, strict=True))
         total += len(found)
         differences += [

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from msft_lite.engine.base import EvalEngine
-from msft_lite.engine.canary import FLOAT32, Canary
+from msft_lite.engine.canary import Canary
 from msft_lite.engine.dequantised import DequantisedBase
 from msft_lite.engine.merged import MergingEngine
 from msft_lite.engine.torch_engine import TorchEngine
-from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
+from msft_lite.engine.vllm_engine import VllmEngine
 from msft_lite.errors import EngineError
 from msft_lite.model.adapter import adapter_config
 from msft_lite.model.load import ModelSettings, capture, load_model
 from msft_lite.model.weights import Weights
+from tests.both_engines import canary, moved, torch_engine, vllm_settings
 
 NOT_OURS = "the engine's weights are not the trainer's: at snapshot new"
 NOT_TAKEN = "the engine did not take the weights of snapshot new"
@@ -47,22 +47,12 @@ def engines(
     with pytest.MonkeyPatch.context() as patch:
         worker = Path(__file__).with_name("sabotaged_worker.py")
         patch.setattr("msft_lite.engine.vllm_engine.WORKER", worker)
-        adapters, whole = (
-            VllmEngine(
-                VllmSettings(
-                    model_folder=tiny_model_folder,
-                    dtype="float32",
-                    max_model_len=256,
-                    eos_ids=(0,),
-                    log_path=folder / f"{name}.log",
-                    adapter=config,
-                    threads=1,
-                    max_num_seqs=8,
-                    environment={**os.environ, "MSFT_LITE_SABOTAGE": str(fault)},
-                )
-            )
-            for name, config in (("adapters", lora), ("whole", None))
+        full = replace(
+            vllm_settings(tiny_model_folder, folder / "whole.log"),
+            environment={**os.environ, "MSFT_LITE_SABOTAGE": str(fault)},
         )
+        adapters = VllmEngine(replace(full, log_path=folder / "adapters.log", adapter=lora))
+        whole = VllmEngine(full)
     yield adapters, whole, fault
     adapters.close()
     whole.close()
@@ -88,24 +78,6 @@ def side(
     fault.write_text("")
 
 
-def moved(weights: Weights, seed: int) -> Weights:
-    """The weights after training that went somewhere."""
-    generator = torch.Generator().manual_seed(seed)
-    return Weights(
-        weights.kind,
-        {
-            name: tensor + 0.03 * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in weights.tensors.items()
-        },
-    )
-
-
-def bird_of(trainer: TorchEngine) -> Canary:
-    draw = random.Random(11)
-    probes = [tuple(draw.randrange(1, 257) for _ in range(96)) for _ in range(4)]
-    return Canary(probes, tolerance=FLOAT32, log_probabilities=trainer.log_probabilities)
-
-
 def evaluate(engine: EvalEngine, trainer: TorchEngine, bird: Canary, weights: Weights) -> None:
     """Does what a run does before it asks anything."""
     trainer.swap(weights, "new")
@@ -128,8 +100,8 @@ FAULTS = [
 
 @pytest.mark.parametrize(("side", "fault", "says"), FAULTS, indirect=["side"])
 def test_a_fault_in_the_engine_stops_the_run(side: Side, fault: str, says: str) -> None:
-    trainer, root = TorchEngine(side.model, eos_ids=(0,), pad_id=0), capture(side.model)
-    bird = bird_of(trainer)
+    trainer, root = torch_engine(side.model), capture(side.model)
+    bird = canary(trainer)
     evaluate(side.engine, trainer, bird, moved(root, 1))
     side.fault(fault)
     with pytest.raises(EngineError, match=says):
@@ -143,8 +115,8 @@ def test_a_fault_in_the_engine_stops_the_run(side: Side, fault: str, says: str) 
 def test_the_canary_sees_it_too_where_no_bits_are_compared(
     side: Side, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, root = TorchEngine(side.model, eos_ids=(0,), pad_id=0), capture(side.model)
-    bird = bird_of(trainer)
+    trainer, root = torch_engine(side.model), capture(side.model)
+    bird = canary(trainer)
     evaluate(side.engine, trainer, bird, moved(root, 1))
     side.fault(fault)
     monkeypatch.setattr("msft_lite.engine.bit_check.BitCheck.check", lambda *_: None)
@@ -154,8 +126,8 @@ def test_the_canary_sees_it_too_where_no_bits_are_compared(
 
 @pytest.mark.parametrize("side", ["lora", "full"], indirect=True)
 def test_other_weights_than_the_trainers_are_seen(side: Side) -> None:
-    trainer, root = TorchEngine(side.model, eos_ids=(0,), pad_id=0), capture(side.model)
-    bird = bird_of(trainer)
+    trainer, root = torch_engine(side.model), capture(side.model)
+    bird = canary(trainer)
     evaluate(side.engine, trainer, bird, moved(root, 1))
     side.engine.swap(moved(root, 2), "new")
     with pytest.raises(EngineError, match=NOT_OURS):
@@ -168,10 +140,10 @@ def test_the_unquantised_base_under_an_adapter_of_the_4_bit_one_is_seen(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     four_bit = load_model(ModelSettings(str(tiny_model_folder), load_in_4bit=True), seed=1)
-    trainer = TorchEngine(four_bit, eos_ids=(0,), pad_id=0)
+    trainer = torch_engine(four_bit)
     for weights in (capture(four_bit), moved(capture(four_bit), 1)):
         with pytest.raises(EngineError, match=NOT_OURS):
-            evaluate(side.engine, trainer, bird_of(trainer), weights)
+            evaluate(side.engine, trainer, canary(trainer), weights)
     assert isinstance(side.engine, VllmEngine)
     base = DequantisedBase(four_bit, tiny_model_folder, fallback=tmp_path)
     with pytest.raises(EngineError, match=f"another base .* it has loaded {tiny_model_folder}"):
@@ -186,6 +158,6 @@ def test_a_base_that_was_changed_a_little_is_seen(side: Side, tiny_model_folder:
         for name, parameter in changed.named_parameters():
             if name.endswith("v_proj.base_layer.weight"):
                 parameter.mul_(1.001)
-    trainer = TorchEngine(changed, eos_ids=(0,), pad_id=0)
+    trainer = torch_engine(changed)
     with pytest.raises(EngineError, match=NOT_OURS):
-        evaluate(side.engine, trainer, bird_of(trainer), moved(capture(changed), 1))
+        evaluate(side.engine, trainer, canary(trainer), moved(capture(changed), 1))

@@ -28,6 +28,7 @@ from msft_lite.model.packing import takes_packed_rows
 from msft_lite.model.varlen import keep_rows_apart
 from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import Trainer
+from tests.tiny_models import move_adapter
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40,
@@ -77,11 +78,7 @@ def loaded(path: Path, tuning: str, *, checkpointing: bool = False) -> torch.nn.
     """Returns a model whose adapter, if it has one, is no longer at its first values of zero."""
     settings = ModelSettings(str(path), lora_r=4, gradient_checkpointing=checkpointing)
     model = load_model(replace(settings, tuning=tuning), seed=3)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in trainable_parameters(model).items():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    move_adapter(model)
     return model.train()
 
 

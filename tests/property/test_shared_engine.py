@@ -3,78 +3,43 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from msft_lite.engine import shared_weights
-from msft_lite.engine.base import Completion, EvalEngine, Prompt
+from msft_lite.engine.base import Completion
 from msft_lite.engine.checkpoint_names import CheckpointNames
 from msft_lite.engine.shared_weights import SharedWeights
-from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.errors import EngineError, EngineLostError
 from msft_lite.model.adapter import adapter_config
 from msft_lite.model.load import apply, capture
 from msft_lite.model.weights import Weights
+from tests.both_engines import answers, assert_same, moved, prompts, torch_engine, vllm_settings
+from tests.tiny_models import random_model
 
 EOS_ID = 146
-SIZES: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "eos_token_id": 0,
-    "bos_token_id": None,
-    "pad_token_id": 0,
-}
 CASES = [("qwen2", "full"), ("qwen2", "lora"), ("llama", "full"), ("llama", "lora")]
 full = pytest.mark.parametrize("pair", [CASES[0], CASES[2]], indirect=True, ids="-".join)
 once = pytest.mark.parametrize("pair", CASES[:1], indirect=True, ids="-".join)
 
 
 def saved_model(kind: str, folder: Path) -> Path:
-    """A random model with tied (Qwen2) or untied (Llama) embeddings."""
-    with torch.random.fork_rng():
+    """A model with tied (Qwen2) or untied (Llama) embeddings, its norms and biases random too."""
+    model = random_model(kind, tied=kind == "qwen2")
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(7)
-        if kind == "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
-        else:
-            model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.normal_(1.0, 0.1) if "norm" in name else parameter.normal_(0.0, 0.1)
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.1)
     model.save_pretrained(folder)
     return folder
-
-
-def prompts() -> list[Prompt]:
-    draw = random.Random(11)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(1, 257) for _ in range(count))
-
-    shots = ids(96)
-    shared = [Prompt(shots + ids(draw.randint(1, 50)), 16) for _ in range(12)]
-    return shared + [Prompt(ids(draw.randint(1, 120)), draw.randint(1, 24)) for _ in range(12)]
 
 
 @dataclass
@@ -87,13 +52,7 @@ class Pair:
     engine: VllmEngine
 
     def answers_of_trainer(self) -> list[Completion]:
-        engine = TorchEngine(self.model, eos_ids=(EOS_ID,), pad_id=0, batch_size=7)
-        return answers(engine)
-
-
-def answers(engine: EvalEngine) -> list[Completion]:
-    with engine.awake():
-        return engine.complete(prompts(), log_probabilities=True)
+        return answers(torch_engine(self.model, eos_id=EOS_ID))
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -107,15 +66,10 @@ def pair(
     if tuning == "lora":
         model = get_peft_model(model, LoraConfig(r=8, lora_alpha=12, target_modules="all-linear"))
         adapter = adapter_config(model)
-    settings = VllmSettings(
-        model_folder=folder,
-        dtype="float32",
-        max_model_len=256,
-        eos_ids=(EOS_ID,),
-        log_path=tmp_path_factory.mktemp("log") / "engine.log",
+    log = tmp_path_factory.mktemp("log") / "engine.log"
+    settings = replace(
+        vllm_settings(folder, log, eos_id=EOS_ID),
         adapter=adapter,
-        threads=1,
-        max_num_seqs=8,
         shared=SharedWeights(model, CheckpointNames.of(folder), torch.device("cpu")),
         must_share=True,
     )
@@ -124,28 +78,10 @@ def pair(
     engine.close()
 
 
-def noisy(weights: Weights, seed: int, spread: float) -> Weights:
-    generator = torch.Generator().manual_seed(seed)
-    return Weights(
-        weights.kind,
-        {
-            name: tensor + spread * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in weights.tensors.items()
-        },
-    )
-
-
-def assert_same(found: Sequence[Completion], wanted: Sequence[Completion]) -> None:
-    assert [one.ids for one in found] == [one.ids for one in wanted]
-    for one, other in zip(found, wanted, strict=True):
-        # As in test_engine_agreement.py.
-        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
-
-
 def test_it_answers_as_an_engine_that_was_started_on_the_exported_weights(
     pair: Pair, tmp_path: Path
 ) -> None:
-    snapshot = noisy(capture(pair.model), 1, 0.02)
+    snapshot = moved(capture(pair.model), 1, 0.02)
     apply(pair.model, snapshot)
     pair.engine.swap(snapshot, "s1")
     exported = pair.folder
@@ -166,7 +102,7 @@ def test_it_answers_as_an_engine_that_was_started_on_the_exported_weights(
 
 def test_swap_after_swap_it_answers_as_the_trainer(pair: Pair) -> None:
     root, seen = capture(pair.model), []
-    for number, weights in enumerate([root, noisy(root, 2, 0.03), noisy(root, 3, 0.03), root]):
+    for number, weights in enumerate([root, moved(root, 2, 0.03), moved(root, 3, 0.03), root]):
         apply(pair.model, weights)
         pair.engine.swap(weights, f"s{number}")
         seen.append(answers(pair.engine))
@@ -261,7 +197,7 @@ def misfit(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, V
         patch.setattr(shared_weights, "VOCABULARY_ROWS", 1)
         shared = SharedWeights(model, CheckpointNames.of(folder), torch.device("cpu"))
     log = tmp_path_factory.mktemp("log") / "engine.log"
-    return model, VllmSettings(folder, "float32", 256, (EOS_ID,), log, threads=1, shared=shared)
+    return model, replace(vllm_settings(folder, log, eos_id=EOS_ID), shared=shared)
 
 
 def test_where_it_cannot_share_it_says_why_and_holds_a_copy(
@@ -273,12 +209,12 @@ def test_where_it_cannot_share_it_says_why_and_holds_a_copy(
     refused = VllmEngine(replace(settings, must_share=True))
     try:
         for seed in (1, 2):
-            snapshot = noisy(capture(model), seed, 0.02)
+            snapshot = moved(capture(model), seed, 0.02)
             apply(model, snapshot)
             with engine.awake():
                 engine.swap(snapshot, f"s{seed}")
                 found = engine.complete(prompts(), log_probabilities=True)
-            assert_same(found, answers(TorchEngine(model, eos_ids=(EOS_ID,), pad_id=0)))
+            assert_same(found, answers(torch_engine(model, eos_id=EOS_ID)))
         assert not engine.shares_weights
         (notice,) = engine.notices
         assert "vllm holds a copy of the weights" in notice

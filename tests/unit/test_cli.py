@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from typer.testing import CliRunner
 import msft_lite
 from msft_lite.cli import app, told_errors
 from msft_lite.errors import DataError, Interrupted
+from tests.light_commands import assert_light
 
 RUNNER = CliRunner()
 
@@ -105,15 +104,5 @@ def test_no_arguments_shows_the_commands() -> None:
 
 
 def test_light_commands_import_no_torch(recipe: Path) -> None:
-    code = (
-        "import sys\n"
-        "from msft_lite.cli import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
-        "heavy = {'torch', 'transformers', 'vllm', 'datasets', 'peft'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
-    )
     for arguments in (["plan", str(recipe)], ["schema"], ["tasks"], ["tasks", "sciq"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        assert_light(*arguments)

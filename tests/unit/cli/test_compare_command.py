@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msft_lite.cli import app
+from tests.light_commands import assert_light
 
 RUNNER = CliRunner()
 Place = Callable[..., Path]
@@ -111,17 +110,8 @@ def test_one_run_and_a_foreign_folder_end_in_a_message(place: Place) -> None:
 
 
 def test_comparing_imports_no_torch(place: Place) -> None:
-    code = (
-        "import sys\n"
-        "from msft_lite.cli import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
-        "heavy = {'torch', 'transformers', 'vllm', 'datasets', 'peft'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
-    )
     folders = [place("sft", "0011"), place("msft", "0111")]
-    arguments = [sys.executable, "-c", code, "compare", *map(str, folders)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert_light("compare", *map(str, folders))
 
 
 def test_a_taken_folder_is_refused_before_any_run(small_recipe: Path, tmp_path: Path) -> None:

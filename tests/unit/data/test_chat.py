@@ -75,22 +75,6 @@ def tokenizer(tiny_model_folder: Path) -> Any:
     return tokenizer
 
 
-@pytest.fixture
-def merging_tokenizer() -> Any:
-    """A byte-level tokenizer that joins two line feeds."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: i for i, symbol in enumerate([*alphabet, "ĊĊ", "<|end|>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    return made
-
-
 def chat(*messages: tuple[str, str]) -> Row:
     prompt = "\n".join(content for _, content in messages[:-1])
     return Row("chat.jsonl, line 3", prompt, messages[-1][1], messages)
@@ -160,7 +144,7 @@ def test_every_answer_carries_loss_and_nothing_else(
         [{"role": role, "content": content} for role, content in messages], tokenize=False
     )
     ours = text(tokenizer, pair.prompt + pair.answer)
-    assert whole.startswith(ours.removesuffix(END)) or whole.startswith(ours)
+    assert whole.startswith(ours.removesuffix(END))
     (prompt,) = encode_prompts([row], (), Encoder(tokenizer))
     assert (pair.prompt + pair.answer)[: len(prompt)] == prompt
     last = len(pair.prompt) + (pair.silent[-1][1] if pair.silent else 0)
@@ -271,6 +255,9 @@ def test_what_cannot_be_told_apart_is_refused(
 
 
 def test_an_answer_without_a_first_token_of_its_own_is_refused(merging_tokenizer: Any) -> None:
+    merging_tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    )
     """The template's line feed and the answer's are one token, which no generation begins with."""
     row = chat(("user", "a"), ("assistant", "\nb"))
     with pytest.raises(DataError, match="line 3: the tokenizer joins the start of the answer"):

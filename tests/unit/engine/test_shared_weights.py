@@ -12,14 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.multiprocessing import reductions
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from msft_lite.data.task import Example
 from msft_lite.engine import shared_weights
@@ -31,17 +24,9 @@ from msft_lite.model.load import apply, capture
 from msft_lite.model.weights import Weights
 from msft_lite.train.settings import TrainSettings
 from msft_lite.train.trainer import Trainer
+from tests.tiny_models import random_model
 
 CPU = torch.device("cpu")
-SIZES: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-}
 PREFIX = "model.layers.1."
 
 
@@ -53,12 +38,7 @@ def _forgotten_mappings() -> Iterator[None]:
 
 
 def model_of(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        if kind == "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
-        else:
-            model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False))
+    model = random_model(kind, tied=kind == "qwen2")
     return model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]
 
 
@@ -238,8 +218,9 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_moves() -> None:
     names = CheckpointNames(names_of(model).names | {"model.extra.weight"}, tied=True)
     with pytest.raises(EngineError, match=r"the trainer holds no model\.extra\.weight"):
         SharedWeights(model, names, CPU)
-    sizes = {**SIZES, "hidden_size": 6, "intermediate_size": 9, "num_key_value_heads": 2}
-    odd = Qwen2ForCausalLM(Qwen2Config(**sizes))
+    odd = random_model(
+        "qwen2", tied=False, hidden_size=6, intermediate_size=9, num_key_value_heads=2
+    )
     with pytest.raises(EngineError, match="do not fit into one tensor"):
         shared(odd)
 

@@ -20,6 +20,7 @@ import torch
 from msft_lite.engine.base import Prompt
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.errors import EngineError, MsftError
+from tests.unit.engine.processes import gone
 
 NO_END = (9999,)  # outside the vocabulary, as the end of a tokenizer with added tokens may be
 State = tuple[Any, ...]
@@ -38,16 +39,6 @@ def state() -> State:
         signal.getsignal(signal.SIGTERM),
         torch.get_default_dtype(),
     )
-
-
-def gone(process_id: int) -> bool:
-    """Whether the process ends within ten seconds."""
-    for _ in range(1000):
-        stat = Path(f"/proc/{process_id}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from msft_lite.engine import wire
 from msft_lite.engine.worker_process import WorkerProcess, telling_lines
 from msft_lite.errors import EngineError, EngineLostError
+from tests.unit.engine.processes import gone
 
 Start = Callable[[str], WorkerProcess]
 PREAMBLE = f"""
@@ -44,16 +45,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_program
     for process in started:
         process.close()
-
-
-def gone(process_id: int) -> bool:
-    """Whether the process ends within ten seconds."""
-    for _ in range(1000):
-        stat = Path(f"/proc/{process_id}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def answer(process: WorkerProcess, what: str) -> dict[str, object]:

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
-from msft_lite.core import ROOT, Clock, Method, Mixture, Point, Rollout, Score, Trace, Verdict
+from msft_lite.core import ROOT, Clock, Mixture, Rollout, Verdict
 from msft_lite.methods.continual import ContinualOptions, continual
+from tests.unit.methods.tables import reply, verdict_of
 
 # A quarter is 24, 8 and 40 rows: 2, 1 and 3 steps. The list is in no order of names.
 CLOCK = Clock({"b": 96, "a": 32, "c": 160}, batch_rows=16)
-
-
-def reply(snapshots: str, **columns: str) -> Trace:
-    return Trace(
-        tuple(
-            Point(k, name, {t: Score("1" * int(d[k]) + "0" * (10 - int(d[k]))) for t, d in table})
-            for table in [list(columns.items())]
-            for k, name in enumerate(snapshots.split())
-        )
-    )
-
-
-def verdict_of(method: Method, last: Trace) -> Verdict:
-    with pytest.raises(StopIteration) as done:
-        method.send(last)
-    return done.value.value
 
 
 def test_each_task_in_list_order_from_the_best_of_the_one_before() -> None:

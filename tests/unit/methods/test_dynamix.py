@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from msft_lite.core import LIVE, ROOT, Clock, Method, Mixture, Point, Rollout, Score, Trace, Verdict
 from msft_lite.methods.dynamix import DynamixOptions, chances, dynamix, rewards, tilted
+from tests.unit.methods.tables import verdict_of
 
 # A quarter is 12 + 8 + 4 = 24 rows: 3 steps, so an epoch is 12 steps.
 CLOCK = Clock({"b": 48, "a": 32, "c": 16}, batch_rows=8)
@@ -51,12 +52,6 @@ def begin(**options: object) -> tuple[Method, Rollout]:
     given = {"epochs": 1, "period": 2, **options}
     method = dynamix(CLOCK, DynamixOptions(**given))  # type: ignore[arg-type]
     return method, next(method)
-
-
-def verdict_of(method: Method, last: Trace) -> Verdict:
-    with pytest.raises(StopIteration) as done:
-        method.send(last)
-    return done.value.value
 
 
 def test_rollouts_end_at_every_mark_and_every_period_and_say_which() -> None:

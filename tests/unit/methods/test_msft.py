@@ -6,8 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from msft_lite.core import ROOT, Clock, Method, Point, Rollout, Score, Trace, Verdict
+from msft_lite.core import ROOT, Clock, Method, Point, Rollout, Score, Trace
 from msft_lite.methods.msft import MsftOptions, fall_probability, msft
+from tests.unit.methods.tables import verdict_of
 
 CLOCK = Clock({"b": 64, "a": 64, "c": 64}, batch_rows=16)  # 'b' is first in the list, not by name
 
@@ -30,12 +31,6 @@ def trace(name: str, **columns: list[int]) -> Trace:
 def begin(**options: object) -> tuple[Method, Rollout]:
     method = msft(CLOCK, MsftOptions(**{"budget": 1, **options}))  # type: ignore[arg-type]
     return method, next(method)
-
-
-def verdict_of(method: Method, reply: Trace) -> Verdict:
-    with pytest.raises(StopIteration) as done:
-        method.send(reply)
-    return done.value.value
 
 
 def test_first_request_is_the_full_mixture_from_the_base() -> None:

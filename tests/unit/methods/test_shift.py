@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from msft_lite.core import ROOT, Clock, Drop, Method, Mixture, Point, Rollout, Score, Trace, Verdict
+from msft_lite.core import ROOT, Clock, Drop, Method, Mixture, Rollout, Verdict
 from msft_lite.methods.shift import ShiftOptions, shift
+from tests.unit.methods.tables import reply, verdict_of
 
 # A quarter is 24 + 16 + 8 = 48 rows: 6 steps; without c 5, without a 4.
 CLOCK = Clock({"b": 96, "a": 64, "c": 32}, batch_rows=8)
 ALL = Mixture.of(["b", "a", "c"])
-
-
-def reply(snapshots: str, **columns: str) -> Trace:
-    return Trace(
-        tuple(
-            Point(k, name, {t: Score("1" * int(d[k]) + "0" * (10 - int(d[k]))) for t, d in table})
-            for table in [list(columns.items())]
-            for k, name in enumerate(snapshots.split())
-        )
-    )
-
-
-def verdict_of(method: Method, last: Trace) -> Verdict:
-    with pytest.raises(StopIteration) as done:
-        method.send(last)
-    return done.value.value
 
 
 def begin(clock: Clock = CLOCK) -> Method:

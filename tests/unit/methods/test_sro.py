@@ -7,28 +7,13 @@ from fractions import Fraction
 
 import pytest
 
-from msft_lite.core import ROOT, Clock, Drop, Method, Mixture, Point, Rollout, Score, Trace, Verdict
+from msft_lite.core import ROOT, Clock, Drop, Method, Mixture, Rollout, Verdict
 from msft_lite.methods.sro import SroOptions, soft_sro, sro
+from tests.unit.methods.tables import reply, verdict_of
 
 # A quarter is 24 + 16 + 8 = 48 rows: 6 steps; of b and a alone 5, of a alone 2.
 CLOCK = Clock({"b": 96, "a": 64, "c": 32}, batch_rows=8)
 ALL = Mixture.of(["b", "a", "c"])
-
-
-def reply(snapshots: str, **columns: str) -> Trace:
-    return Trace(
-        tuple(
-            Point(k, name, {t: Score("1" * int(d[k]) + "0" * (10 - int(d[k]))) for t, d in table})
-            for table in [list(columns.items())]
-            for k, name in enumerate(snapshots.split())
-        )
-    )
-
-
-def verdict_of(method: Method, last: Trace) -> Verdict:
-    with pytest.raises(StopIteration) as done:
-        method.send(last)
-    return done.value.value
 
 
 def searched(b: str, a: str, c: str, *, soft: bool = False) -> tuple[Method, Rollout]:

@@ -10,36 +10,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, Qwen2Config
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from msft_lite.data.task import Example
 from msft_lite.errors import ModelError
-from msft_lite.model.batch import collate_examples
 from msft_lite.model.checkpointing import recomputed_layers
-from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
-from msft_lite.model.loss import base_model, row_losses
+from msft_lite.model.load import ModelSettings, load_model
+from msft_lite.model.loss import base_model
 from msft_lite.model.memory.step import StepShape, counted, predicted
 from msft_lite.model.varlen import keep_rows_apart, keeps_rows_apart
+from tests.tiny_models import move_adapter
+from tests.unit.model.five_layers import CONFIG, LAYERS, losses_and_gradients, write_model
 
-LAYERS = 5
-CONFIG = Qwen2Config(
-    vocab_size=40,
-    hidden_size=64,
-    intermediate_size=64,
-    num_hidden_layers=LAYERS,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    initializer_range=0.3,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=None,
-)
-ROWS = [
-    Example("a", 0, (5, 6, 7), (8, 9, 3)),
-    Example("a", 1, (1,), (2,)),
-    Example("a", 2, (9, 8, 7, 6, 5, 4), (3, 2, 1, 2, 3), ((1, 3),)),
-]
 TUNINGS = {
     "full": ModelSettings("", tuning="full"),
     "full in bfloat16": ModelSettings("", tuning="full", dtype="bfloat16"),
@@ -63,11 +44,7 @@ every_tuning = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("five-layers")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        AutoModelForCausalLM.from_config(CONFIG).save_pretrained(place)
-    return place
+    return write_model(tmp_path_factory.mktemp("five-layers"))
 
 
 def loaded(settings: ModelSettings, *, packed: bool = True) -> nn.Module:
@@ -75,22 +52,8 @@ def loaded(settings: ModelSettings, *, packed: bool = True) -> nn.Module:
     model = load_model(settings, seed=3)
     assert keeps_rows_apart(base_model(model))
     keep_rows_apart(base_model(model), on=packed)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in trainable_parameters(model).items():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    move_adapter(model)
     return model.train()
-
-
-def losses_and_gradients(model: nn.Module, *, packed: bool) -> list[torch.Tensor]:
-    """Returns each row's loss and every gradient of their sum, with masks of one seed."""
-    batch = collate_examples(ROWS, pad_id=0, device="cpu", packed=packed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        losses = row_losses(model, batch)
-        gradients = torch.autograd.grad(losses.sum(), list(trainable_parameters(model).values()))
-    return [losses.detach(), *gradients]
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -12,32 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, Qwen2Config
 
 from msft_lite.errors import ModelError, RecipeError
-from msft_lite.model.batch import collate
 from msft_lite.model.checkpointing import checkpoint_layers
-from msft_lite.model.load import ModelSettings, load_model, trainable_parameters
-from msft_lite.model.loss import base_model, row_losses
+from msft_lite.model.load import ModelSettings, load_model
+from msft_lite.model.loss import base_model
 from msft_lite.model.memory.step import StepShape, predicted
 from msft_lite.model.offload import Offload, Parcel
 from msft_lite.recipe import load
 from msft_lite.run.build import model_settings
-
-CONFIG = Qwen2Config(
-    vocab_size=40,
-    hidden_size=64,
-    intermediate_size=64,
-    num_hidden_layers=5,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    initializer_range=0.3,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=None,
-)
-BATCH = [((5, 6, 7), (8, 9, 3)), ((1,), (2,)), ((9, 8, 7, 6), (3, 2, 1))]
+from tests.unit.model.five_layers import CONFIG, losses_and_gradients, write_model
 
 
 class CopyingLane:
@@ -141,20 +125,7 @@ def test_arguments_that_layers_share_stay(lane: CopyingLane) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("five-layers")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        AutoModelForCausalLM.from_config(CONFIG).save_pretrained(place)
-    return place
-
-
-def losses_and_gradients(model: nn.Module, *, packed: bool) -> list[torch.Tensor]:
-    batch = collate(BATCH, pad_id=0, device="cpu", packed=packed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        losses = row_losses(model.train(), batch)
-        gradients = torch.autograd.grad(losses.sum(), list(trainable_parameters(model).values()))
-    return [losses.detach(), *gradients]
+    return write_model(tmp_path_factory.mktemp("five-layers"))
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -199,7 +170,7 @@ def test_a_cpu_has_nothing_to_offload(folder: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_comes_out_as_the_cpu_is_told(small_recipe: Path) -> None:
+def test_a_device_that_comes_out_as_the_cpu_is_losses_and_gradients(small_recipe: Path) -> None:
     keys = ("gradient_checkpointing", "activation_offload")
     recipe = load(small_recipe, [f"model.{key}=true" for key in keys])
     with pytest.raises(RecipeError, match='"auto" is the CPU here, where there is nothing to off'):
