@@ -65,7 +65,7 @@ class Watcher:
     def __enter__(self) -> Watcher:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: object, **__: object) -> None:
         return
 
     def row(self, row: Mapping[str, Any]) -> None:
