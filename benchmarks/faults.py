@@ -72,6 +72,7 @@ METHODS = {
     "soft_sro": "epochs = 1",
     "dynamix": "epochs = 1",
     "ies": "epochs = 3",
+    "shift": "epochs = 1",
 }
 TUNINGS = {"lora": 'tuning = "lora"\nlora_r = 2', "full": 'tuning = "full"'}
 RECIPE = """

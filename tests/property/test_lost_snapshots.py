@@ -32,7 +32,14 @@ RUNS = {
     "sft": ("method.name=sft", "method.budget=", "method.epochs=2"),
     "continual": ("method.name=continual", "method.budget=", "method.epochs=1"),
     "sro": ("method.name=sro", "method.budget=", "method.epochs=1"),
+    "soft_sro": ("method.name=soft_sro", "method.budget=", "method.epochs=1", "seed=1"),
     "dynamix": ("method.name=dynamix", "method.budget=", "method.epochs=1", "method.period=1"),
+    # Four epochs, the last without the rows that are mastered by then.
+    "ies": (
+        "method.name=ies", "method.budget=", "method.epochs=4", "method.delta=0.1",
+        "eval.marks_per_epoch=1",
+    ),
+    "shift": ("method.name=shift", "method.budget=", "method.epochs=1"),
 }
 
 
