@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -54,7 +55,8 @@ class StopFlag:
         self.requested = True
         # Not by print: the signal may have come in the middle of one, which cannot be entered
         # twice.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
 
     def _leave_terminal(self) -> None:
         """Sends to nowhere what would be printed on a terminal that is gone, and fail."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import pytest
 
 from msft_lite.errors import ReplayMismatch, StorageError
 from msft_lite.ledger import REPLAY, read_rows
+from msft_lite.model.weights import Weights
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.disk import DiskPlan
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.plan import plan
 from msft_lite.run.session import run
+from msft_lite.snapshot import store
+from msft_lite.snapshot.codec import holds
 
 FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
 TIMINGS = ("seconds", "peak_bytes", "cached_tokens", "written_bytes", "disk_bytes")
@@ -76,9 +79,13 @@ def executed(recipe: Recipe, *, resumes: bool = False, left: int = -1) -> Watche
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
+    return without_timings(read_rows(folder / "ledger.jsonl"))
+
+
+def without_timings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in row.items() if key not in TIMINGS}
-        for row in read_rows(folder / "ledger.jsonl")
+        for row in rows
         if row["kind"] != REPLAY
     ]
 
@@ -101,7 +108,7 @@ def least(recipe: Recipe) -> int:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_bound_changes_nothing_but_what_is_trained_again(
-    small_recipe: Path, tmp_path: Path, name: str
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     free = made(small_recipe, tmp_path / "free", *RUNS[name])
     executed(free)
@@ -111,7 +118,18 @@ def test_a_bound_changes_nothing_but_what_is_trained_again(
     recipe = made(small_recipe, tmp_path / "run", *RUNS[name], change)
     with pytest.raises(Killed):
         executed(recipe, left=len(rows) // 2)
+    proved: list[int] = []
+
+    def noted(path: Path, weights: Weights) -> bool:
+        """Sees the disk while what proves that a mark can be saved lies on it."""
+        watch = Watcher(RunFolder(recipe.output_dir))
+        watch.measure()
+        proved.append(watch.most_bytes)
+        return holds(path, weights)
+
+    monkeypatch.setattr(store, "holds", noted)
     watch = executed(recipe, resumes=True)
+    assert max(proved, default=0) <= bound
     assert results(recipe.output_dir) == rows
     assert best(recipe.output_dir) == best(free.output_dir)
     assert watch.most_bytes <= bound
@@ -158,3 +176,21 @@ def test_a_full_disk_is_told_beforehand(tmp_path: Path) -> None:
     assert "disk: " in vast.shortage(folder)
     assert DiskPlan(10**18, 10**18, 3, 10**5).shortage(folder) == ""
     assert "a mark needs" in DiskPlan(10**18, 10**18, 3, 10**5).problem
+
+
+def test_a_crash_copy_of_a_later_stage_than_the_ledgers_is_left_alone(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    """As in a folder whose ledger came back from an older copy of the run."""
+    bound = least(made(small_recipe, tmp_path / "refused", *LORA))
+    recipe = made(small_recipe, tmp_path / "run", *LORA, f"snapshots.max_bytes={bound}")
+    ledger = RunFolder(recipe.output_dir).ledger
+    with pytest.raises(Killed):
+        executed(recipe, left=12)
+    rows = read_rows(ledger)
+    assert rows[-1]["n"] > 1
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(lines[:4]))
+    with pytest.raises(Killed):
+        executed(recipe, resumes=True, left=12)
+    assert results(recipe.output_dir)[:12] == without_timings(rows)[:12]
