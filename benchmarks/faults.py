@@ -66,12 +66,8 @@ LIBRARIES = (
 TASKS = ("largest", "last", "sort")
 METHODS = {
     "msft": "budget = 1",
-    "sft": "epochs = 1",
-    "continual": "epochs = 1",
-    "sro": "epochs = 1",
-    "soft_sro": "epochs = 1",
-    "dynamix": "epochs = 1",
     "ies": "epochs = 3",
+    **dict.fromkeys(("sft", "continual", "sro", "soft_sro", "dynamix", "shift"), "epochs = 1"),
 }
 TUNINGS = {"lora": 'tuning = "lora"\nlora_r = 2', "full": 'tuning = "full"'}
 RECIPE = """

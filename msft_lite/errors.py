@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MsftError(Exception):
@@ -79,6 +81,11 @@ class AddressError(MsftError):
 
 class Interrupted(MsftError):
     """The user stopped the run at a safe point."""
+
+
+def resume_command(folder: Path, *changes: str) -> str:
+    """Returns the command that goes on with the run in ``folder``, as a shell takes it."""
+    return f"msft-lite resume {shlex.join([str(folder), *changes])}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

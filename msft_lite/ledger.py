@@ -7,6 +7,7 @@ requests are written down and executed. See docs/format.md for the rows.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from msft_lite.core import Drop, Point, Rollout, RowId, Score, Trace, Verdict
-from msft_lite.errors import LedgerError, ReplayMismatch, StorageError
+from msft_lite.errors import LedgerError, ReplayMismatch, StorageError, resume_command
 
 Row = Mapping[str, Any]
 MEMORY = "memory"  # kind of the rows that tell how a resumed run makes its steps fit
@@ -195,7 +196,7 @@ class Ledger:
         except OSError as error:
             raise StorageError(
                 f"{self.path}: cannot write a ledger row: {error.strerror}. Nothing is lost; "
-                f"mend that and go on with: msft-lite resume {self.path.parent}"
+                f"mend that and go on with: {resume_command(self.path.parent)}"
             ) from None
         self.rows.append(row)
 
@@ -293,11 +294,24 @@ def _append_durably(path: Path, line: bytes) -> None:
     finally:
         os.close(descriptor)
     if is_new:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names, renames and removals in ``folder`` durable.
+
+    Raises:
+        OSError: the folder is gone or its disk fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder and say EINVAL; they are still usable.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _difference(recorded: Row, asked: Row) -> str:

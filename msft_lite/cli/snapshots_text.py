@@ -9,6 +9,7 @@ from rich.console import Console
 
 from msft_lite.cli.texts import print_lines
 from msft_lite.core import ROOT
+from msft_lite.errors import resume_command
 from msft_lite.report.tables import Grid, rich_grid
 from msft_lite.report.wording import bytes_text, counted
 from msft_lite.run.folder import RunFolder
@@ -66,7 +67,7 @@ def ways_on(found: Mapping[str, str], folder: Path) -> list[str]:
     if is_finished(folder):
         return [f"the run has finished; its result is also in {RunFolder(folder).best}"]
     return [
-        f"msft-lite resume {folder} trains what is damaged or missing again, to the same bits, "
+        f"{resume_command(folder)} trains what is damaged or missing again, to the same bits, "
         "when it is asked for"
     ]
 

@@ -8,7 +8,15 @@ tables must agree on in `rules`, the wording of the problems in `problems`.
 
 from __future__ import annotations
 
-from msft_lite.recipe.load import MEMORY_KEYS, digest, dump_toml, json_schema, load, samples
+from msft_lite.recipe.load import (
+    MEMORY_KEYS,
+    differing,
+    digest,
+    dump_toml,
+    json_schema,
+    load,
+    samples,
+)
 from msft_lite.recipe.method_tables import METHOD_TABLES, MsftTable, SftTable
 from msft_lite.recipe.models import (
     DataTable,
@@ -35,6 +43,7 @@ __all__ = [
     "TaskTable",
     "TrainTable",
     "Variant",
+    "differing",
     "digest",
     "dump_toml",
     "json_schema",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -137,18 +137,40 @@ def digest(recipe: Recipe, *, method: bool = True, seed: bool = True) -> str:
             of a comparison with one seed.
         seed: whether the seed counts.
     """
-    content = recipe.model_dump(mode="json", exclude=NOT_DIGESTED)
-    content["train"]["batch_rows"] = recipe.train.batch_rows
+    content = _digested(recipe)
     if not method:
         del content["method"]
     if not seed:
         del content["seed"]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differing(one: Recipe, other: Recipe) -> list[str]:
+    """Returns the keys, as ``table.key``, by which two recipes have other results."""
+    found = (_flat(_digested(recipe)) for recipe in (one, other))
+    first, second = found
+    return sorted(k for k in {**first, **second} if first.get(k) != second.get(k))
+
+
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": each for inner, each in cast(dict[str, Any], value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _digested(recipe: Recipe) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json", exclude=NOT_DIGESTED)
+    content["train"]["batch_rows"] = recipe.train.batch_rows
     if Path(recipe.model.name_or_path).is_absolute():
         del content["model"]["name_or_path"]
     for table in (content["eval"], *content["tasks"]):
         table["metric"] = _without_folder(table["metric"])
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return content
 
 
 def dump_toml(recipe: Recipe) -> str:

@@ -199,6 +199,7 @@ class Finish:
         k: its mark there.
         base: of the untouched base.
         best: of the returned point.
+        spending: on the report rows, and of the disk after the last mark.
         last: of the point where training ended, if the method wants that told.
     """
 
@@ -208,7 +209,7 @@ class Finish:
     note: str
     base: Mapping[str, Score]
     best: Mapping[str, Score]
-    seconds: Mapping[str, float]
+    spending: Spending
     last: Mapping[str, Score] | None = None
 
 
@@ -331,7 +332,7 @@ class Story:
         marks = self.marks
         spending = sum(
             [*(mark.spending for mark in marks), *(rollout.pending for rollout in self.rollouts)],
-            Spending(seconds=self.finish.seconds) if self.finish else NOTHING,
+            self.finish.spending if self.finish else NOTHING,
         )
         rates, model_bytes = self.setting.rates, self.setting.model_bytes
         filled = [

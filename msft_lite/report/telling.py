@@ -339,7 +339,9 @@ def _finish(story: Story, fields: Fields) -> Story:
         note=fields.text("note"),
         base=fields.scores(story.names, "scores.base", "outcomes.base"),
         best=fields.scores(story.names, "scores.best", "outcomes.best"),
-        seconds=fields.numbers("seconds"),
+        spending=Spending(
+            written_bytes=count(fields, "written_bytes"), seconds=fields.numbers("seconds")
+        ),
         last=_last(story, fields),
     )
     if any(finish.base[task].total != finish.best[task].total for task in story.names):

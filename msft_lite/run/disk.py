@@ -64,12 +64,14 @@ class DiskPlan:
         )
 
 
-def too_small(max_bytes: int | None, snapshot_bytes: int, crash_bytes: int) -> str:
-    """Returns what is wrong with a bound within which no mark can be saved, or nothing.
+def least_bytes(snapshot_bytes: int, crash_bytes: int) -> int:
+    """Returns the least bound: a mark is written beside the mark before, crash copies too."""
+    return 2 * (snapshot_bytes + crash_bytes)
 
-    A mark's snapshot and crash copy are written beside those of the mark before.
-    """
-    least = 2 * (snapshot_bytes + crash_bytes)
+
+def too_small(max_bytes: int | None, snapshot_bytes: int, crash_bytes: int) -> str:
+    """Returns what is wrong with a bound within which no mark can be saved, or nothing."""
+    least = least_bytes(snapshot_bytes, crash_bytes)
     if max_bytes is None or least <= max_bytes:
         return ""
     return (

@@ -42,7 +42,8 @@ def finish(recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict) -> 
     remove_durably(shop.folder.crash_copy)  # there is nothing left to train
     roller.retain({verdict.snapshot})
     scores = {name: evaluation.scores for name, evaluation in found.items()}
-    shop.ledger.append(_finish_row(shop, verdict, scores, time.monotonic() - started))
+    row = _finish_row(shop, verdict, scores, time.monotonic() - started)
+    shop.ledger.append({**row, "written_bytes": roller.newly_written_bytes()})
 
 
 def examples(shop: Workshop, base: Evaluation, best: Evaluation) -> Mapping[str, Any]:

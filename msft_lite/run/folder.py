@@ -70,26 +70,52 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"{self.path}: cannot make the output folder: {error}") from None
         try:
-            self._take(descriptor)
+            self._take(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def kept_still(self) -> Iterator[None]:
+        """Keeps runs out of the folder while it is read; nothing in it is changed.
+
+        Raises:
+            OutputFolderError: no run is there, or one is going on.
+            StorageError: the folder cannot be read.
+        """
+        self._check("resume")
+        try:
+            descriptor = os.open(self.lock, os.O_RDONLY)
+        except FileNotFoundError:  # copied without it
+            yield
+            return
+        except OSError as error:
+            raise StorageError(f"{self.lock}: cannot read: {error.strerror}") from None
+        try:
+            self._take(descriptor, fcntl.LOCK_SH)
             yield
         finally:
             os.close(descriptor)
 
     def clear(self) -> None:
-        """Removes what a run writes, and nothing else; the ledger goes first.
+        """Removes what a run writes, and nothing else.
+
+        The ledger goes last, so that a folder that was left half-empty is still known for a run's;
+        the recipe goes first, so that nobody goes on with it.
 
         Raises:
             StorageError: the folder is read-only or gone.
         """
-        files = (self.ledger, self.recipe, self.crash_copy, self.examples, self.engine_log)
+        files = (self.crash_copy, self.examples, self.engine_log)
         made = ("summary.json", "report.md", "report.html")
         try:
-            for file in (*files, *(self.path / name for name in made)):
+            self.recipe.unlink(missing_ok=True)
+            for name in ("best", "best.tmp", "best.old", "figures", "snapshots"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for file in (*files, *(self.path / name for name in made), self.ledger):
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot remove the run there: {error}") from None
-        for name in ("best", "best.tmp", "best.old", "figures", "snapshots"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _check(self, mode: Mode) -> None:
         if mode == "resume":
@@ -118,10 +144,15 @@ class RunFolder:
         names = {path.name for path in own} | {f"{self.recipe.name}.partial"}
         return next((entry.name for entry in self.path.iterdir() if entry.name not in names), "")
 
-    def _take(self, descriptor: int) -> None:
+    def _take(self, descriptor: int, kind: int) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise OutputFolderError(
                 f"{self.path} is in use by another process; wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise OutputFolderError(
+                f"{self.lock}: cannot be locked: {error.strerror}; locks keep two runs apart, so "
+                "name a folder on a file system that has them (flock) by output_dir=FOLDER"
             ) from None

@@ -102,7 +102,7 @@ def verified(folder: Path) -> Mapping[str, str]:
     """
     place = RunFolder(folder)
     recipe = load_run(folder)
-    with place.opened("resume"):
+    with place.kept_still():
         store = _store(recipe, place.snapshots)
         found = {name: _problem(partial(store.load, name)) for name in store.stored()}
         if not trains_again(recipe):
@@ -110,7 +110,9 @@ def verified(folder: Path) -> Mapping[str, str]:
             found |= {name: _missing(name, needed[name]) for name in needed.keys() - found.keys()}
             found.pop(ROOT, None)
         if place.crash_copy.exists():
-            found[place.crash_copy.name] = _problem(partial(load_crash_copy, place.crash_copy))
+            found[place.crash_copy.name] = _problem(
+                partial(load_crash_copy, place.crash_copy, reads_only=True)
+            )
     return found
 
 

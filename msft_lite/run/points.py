@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 from msft_lite.core import LIVE, ROOT, Rollout
-from msft_lite.errors import LostSnapshot, SnapshotError, StorageError
+from msft_lite.errors import LostSnapshot, SnapshotError, StorageError, resume_command
 from msft_lite.ledger import REPLAY
 from msft_lite.model.weights import Weights
 from msft_lite.report.wording import counted
@@ -47,6 +47,7 @@ class Points:
         self._held = ""  # id of the snapshot whose weights the trainer holds, if it is saved
         self.anchor = ""  # id of the snapshot that the crash copy belongs to, if there is one
         self._unrecorded: dict[Place, str] = {}  # marks that the ledger does not have yet
+        self._told_bytes = 0  # of those that the store wrote, what marks have told
 
     def hold(self, identity: str) -> None:
         """Makes the trainer hold the weights of a snapshot; its moments stay.
@@ -55,8 +56,20 @@ class Points:
             SnapshotError: it is lost and cannot be trained again.
         """
         if identity != self._held:
-            self._trainer.load(self.load(identity))
-            self._held = identity
+            self.held(identity)
+
+    def held(self, identity: str) -> Weights:
+        """Returns the weights of a snapshot, which the trainer then holds; its moments stay.
+
+        Raises:
+            SnapshotError: it is lost and cannot be trained again.
+        """
+        if identity == self._held:
+            return self._trainer.capture()  # the same bits, without reading and decoding a file
+        weights = self.load(identity)
+        self._trainer.load(weights)
+        self._held = identity
+        return weights
 
     def load(self, identity: str) -> Weights:
         """Returns the weights of a snapshot; if it is lost, it is trained again and saved.
@@ -101,7 +114,7 @@ class Points:
             mark,
             snapshot=identity,
             snapshot_seconds=time.monotonic() - started,
-            snapshot_bytes=self._store.size_bytes(identity),
+            snapshot_bytes=self.newly_written_bytes(),
         )
         self.know(n, [mark])
         return mark
@@ -119,6 +132,11 @@ class Points:
             return error.problem
         self._held = identity
         return ""
+
+    def newly_written_bytes(self) -> int:
+        """Returns the bytes of snapshots that were written since this was asked last."""
+        before, self._told_bytes = self._told_bytes, self._store.written_bytes
+        return self._told_bytes - before
 
     def know(self, n: int, marks: Iterable[Mark]) -> None:
         """Takes note of saved marks of roll-out ``n`` that the ledger may not have yet."""
@@ -273,7 +291,7 @@ class Points:
             if not found:
                 raise StorageError(
                     f"{KEY} = {self._room.max_bytes}: what must be stored at least leaves no room "
-                    f"for a mark; set it higher: msft-lite resume {self._room.folder} {KEY}=BYTES"
+                    f"for a mark; set it higher: {resume_command(self._room.folder)} {KEY}=BYTES"
                 )
             (_, steps), cheapest = min(found)
             self._store.drop(cheapest)

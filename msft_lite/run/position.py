@@ -24,7 +24,7 @@ class Mark:
         work: tokens trained since the mark before.
         train_seconds: time spent in optimizer steps since the mark before.
         snapshot_seconds: time spent in capturing and saving.
-        snapshot_bytes: size of the saved weights.
+        snapshot_bytes: written of snapshots since the mark before was saved.
     """
 
     k: int

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msft_lite.errors import OutputFolderError, RecipeError, ReplayMismatch
+from msft_lite.errors import OutputFolderError, RecipeError, ReplayMismatch, resume_command
 from msft_lite.ledger import MEMORY, Row
 from msft_lite.model.memory.advice import Change
-from msft_lite.recipe import MEMORY_KEYS, Recipe, digest, load
+from msft_lite.recipe import MEMORY_KEYS, Recipe, differing, digest, load
 from msft_lite.run.folder import RunFolder
 
 # What a resume must share with the run's beginning for its rows to be those of one run.
@@ -106,12 +106,20 @@ def recorded_memory(rows: Sequence[Row]) -> Mapping[str, Any] | None:
     return found[-1] if found else None
 
 
-def check_same_run(path: Path, recorded: Row, row: Row) -> list[str]:
+def check_same_run(path: Path, recorded: Row, row: Row, recipe: Recipe) -> list[str]:
     """Returns what may change the last bits of a run that goes on with start row ``row``.
+
+    Args:
+        path: of the ledger.
+        recorded: its start row.
+        row: the start row of ``recipe``.
+        recipe: that the run is to go on with.
 
     Raises:
         ReplayMismatch: what decides the results is not as in the recorded start row.
     """
+    if recorded.get("recipe") != row["recipe"]:
+        raise ReplayMismatch(f"{path}: {_told_recipe(RunFolder(path.parent), recipe)}")
     for key in RESULT_KEYS:
         if recorded.get(key) != row[key]:
             raise ReplayMismatch(
@@ -125,6 +133,22 @@ def check_same_run(path: Path, recorded: Row, row: Row) -> list[str]:
         for key in ROUNDING_KEYS
         if recorded.get(key) != row[key]
     ]
+
+
+def _told_recipe(folder: RunFolder, recipe: Recipe) -> str:
+    """Returns in what ``recipe`` is not the one that the run in ``folder`` began with."""
+    kept = folder.recipe.exists()
+    begun = load(folder.recipe, [f"output_dir={folder.path.resolve()}"]) if kept else recipe
+    if not (keys := differing(begun, recipe)):
+        return (
+            f"the run began with another recipe: {folder.recipe} is "
+            f"{'not as it was then' if kept else 'gone'}; bring it back as it was, or start again "
+            "with --overwrite"
+        )
+    return (
+        f"the run began with another recipe: {', '.join(keys)} would change its results; go on as "
+        f"it began with: {resume_command(folder.path)}, or start again with --overwrite"
+    )
 
 
 def trains_again(recipe: Recipe) -> bool:

@@ -17,7 +17,7 @@ from msft_lite.core import (
     scored_tasks,
 )
 from msft_lite.data.sampler import Cursor
-from msft_lite.errors import Interrupted, StorageError
+from msft_lite.errors import Interrupted, StorageError, resume_command
 from msft_lite.model.weights import Weights
 from msft_lite.run.audit import Auditor
 from msft_lite.run.evaluator import Evaluation, Split
@@ -132,6 +132,10 @@ class Roller:
         self._points.retain(snapshots)
         self._store.settle()
 
+    def newly_written_bytes(self) -> int:
+        """Returns the bytes of snapshots that were written since the latest mark was saved."""
+        return self._points.newly_written_bytes()
+
     def _may_evaluate(self) -> bool:
         return self._settings.evaluate_at == "mark" and self._evaluator.ready("control")
 
@@ -144,7 +148,7 @@ class Roller:
     def _leave(self) -> None:
         if self._stop.requested:
             folder = self._settings.crash_path.parent
-            raise Interrupted(f"stopped; go on with: msft-lite resume {folder}")
+            raise Interrupted(f"stopped; go on with: {resume_command(folder)}")
 
     def _settle(self) -> None:
         """Writes what is in memory alone, and the crash copy that was not kept."""
@@ -224,8 +228,10 @@ class Roller:
         if copy is None:
             return None
         moments, state = copy
-        self._trainer.restore_state(moments, state["trainer"])
         position = Position.from_json(state["position"])
+        if position.n > self._ledger.n:  # the ledger came back from an older copy of the run
+            return None
+        self._trainer.restore_state(moments, state["trainer"])
         self._points.know(position.n, (*position.pending, position.latest))
         if position.partway and (problem := self._points.hold_partway(position.snapshot)):
             self._watch.say(f"{problem}; what was trained since the last new optimizer is repeated")
@@ -317,9 +323,10 @@ class Roller:
         row = mark_row(n, mark, evaluation, waited_seconds=waited_seconds)
         crash_path = self._settings.crash_path
         crash_bytes = crash_path.stat().st_size if crash_path.exists() else 0
+        has_copy = mark.k and mark.snapshot != LIVE and not self._settings.in_memory
         return {
             **row,
-            "written_bytes": mark.snapshot_bytes and mark.snapshot_bytes + crash_bytes,
+            "written_bytes": mark.snapshot_bytes + (crash_bytes if has_copy else 0),
             "disk_bytes": self._store.alive_bytes() + crash_bytes,
             "peak_bytes": self._trainer.peak_bytes(),
         }
@@ -336,8 +343,7 @@ class Roller:
         return replace(found, scores={task: scores[task] for task in asked})
 
     def _measured(self, split: Split, snapshot: str, tasks: Collection[str]) -> Evaluation:
-        self._points.hold(snapshot)
-        weights = self._points.load(snapshot)
+        weights = self._points.held(snapshot)
         try:
             with self._stop.raising():
                 return self._evaluator.evaluate(split, weights, snapshot, tasks)

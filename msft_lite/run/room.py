@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from msft_lite.errors import StorageError
-from msft_lite.run.disk import too_small
+from msft_lite.errors import StorageError, resume_command
+from msft_lite.run.disk import KEY, least_bytes, too_small
 from msft_lite.run.workshop import Workshop
 from msft_lite.snapshot.codec import size_bytes
+from msft_lite.snapshot.crash import crash_copy_bytes
 from msft_lite.snapshot.store import SnapshotStore
-from msft_lite.snapshot.tensor_file import data_bytes
 
-CRASH_HEADER_BYTES = 1 << 16  # beside the moments: names, shapes and where the run stands
+CRASH_STATE_BYTES = 1 << 16  # beside the moments: where the run stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ def room_of(shop: Workshop) -> Room | None:
         return None
     snapshot = size_bytes(shop.trainer.capture())
     moments, _ = shop.trainer.state()
-    crash = data_bytes(moments) + CRASH_HEADER_BYTES
+    crash = crash_copy_bytes(moments) + CRASH_STATE_BYTES
     if problem := too_small(most, snapshot, crash):
-        raise StorageError(f"{problem}; go on with: msft-lite resume {shop.folder.path}")
+        way_on = resume_command(shop.folder.path, f"{KEY}={least_bytes(snapshot, crash)}")
+        raise StorageError(f"{problem}; go on with: {way_on}")
     return Room(shop.store, shop.folder.crash_copy, most, snapshot, crash)

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from msft_lite.errors import EngineError, Interrupted, OutOfMemory, SnapshotError, TrainError
+from msft_lite.errors import (
+    EngineError,
+    Interrupted,
+    OutOfMemory,
+    SnapshotError,
+    TrainError,
+    resume_command,
+)
 from msft_lite.ledger import MEMORY, read_rows
 from msft_lite.methods import build_method
 from msft_lite.model.load import resolve_device
@@ -62,10 +69,13 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] =
         if not _begun(recipe, shop):
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path
-        shop.store.prove(shop.trainer.capture())
+        room = room_of(shop)
+        # A bound that leaves no room for one more snapshot has held one before: marks make room.
+        if room is None or not room.is_short():
+            shop.store.prove(shop.trainer.capture())
         try:
             with told_out_of_memory("the run", shop.settings.device):
-                _train_and_finish(recipe, shop, stop, lenders)
+                _train_and_finish(recipe, shop, stop, lenders, room)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {_way_back(shop)}") from None
         except OutOfMemory as error:
@@ -91,7 +101,7 @@ def _built(
 def _way_back(shop: Workshop, changes: Sequence[str] = ()) -> str:
     return (
         f"{len(shop.ledger.seen)} marks are on record and nothing of them is lost; go on with: "
-        f"msft-lite resume {' '.join([str(shop.folder.path), *changes])}"
+        + resume_command(shop.folder.path, *changes)
     )
 
 
@@ -121,7 +131,7 @@ def _begun(recipe: Recipe, shop: Workshop) -> bool:
     ledger, row = shop.ledger, start_row(recipe, shop)
     recorded = ledger.recorded("start")
     if recorded is not None:
-        notes = check_same_run(ledger.path, recorded, row)
+        notes = check_same_run(ledger.path, recorded, row, recipe)
         if trains_again(recipe):
             check_same_bits(ledger.path, notes)
         for note in notes:
@@ -141,11 +151,10 @@ def _begun(recipe: Recipe, shop: Workshop) -> bool:
 
 
 def _train_and_finish(
-    recipe: Recipe, shop: Workshop, stop: StopFlag, lenders: Sequence[Path]
+    recipe: Recipe, shop: Workshop, stop: StopFlag, lenders: Sequence[Path], room: Room | None
 ) -> None:
     options = recipe.method.model_dump(exclude={"name", "signal"})
     method = build_method(recipe.method.name, shop.clock, options)
-    room = room_of(shop)
     evaluator = build_evaluator(recipe, shop)
     try:
         evaluator.ready("control")  # an engine that is needed starts while training begins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -71,7 +72,8 @@ class StopFlag:
         if is_first:
             # Not by print: the signal may have come in the middle of one, which cannot be entered
             # twice.
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
+            with contextlib.suppress(OSError):  # nobody may be there to read it
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, NOTICE)
         if self._raises or not is_first:
             raise KeyboardInterrupt
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 from msft_lite.errors import SnapshotError
@@ -43,6 +44,17 @@ def snapshot_id(weights: Weights) -> str:
 def size_bytes(weights: Weights) -> int:
     """Returns the length of a snapshot's file."""
     return len(_raw_header(weights)) + data_bytes(weights.tensors)
+
+
+def holds(path: Path, weights: Weights) -> bool:
+    """Returns whether the file is ``weights`` bit by bit; holds one piece of it at a time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        same = all(file.read(len(piece)) == piece for piece in pieces(weights))
+        return same and not file.read(1)
 
 
 def encode(weights: Weights) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 
-from msft_lite.errors import SnapshotError
+from msft_lite.errors import SnapshotError, resume_command
 from msft_lite.snapshot.durable import PARTIAL, replacing
 from msft_lite.snapshot.tensor_file import (
     Header,
@@ -59,15 +59,24 @@ def save_crash_copy(
         file.write(digest.hexdigest().encode())
 
 
-def load_crash_copy(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+def crash_copy_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Returns the length of a crash copy of ``tensors``, but for its state."""
+    metadata = {"format": FORMAT, "sha256": _BLANK.decode(), "state": ""}
+    return len(raw_header(tensors, metadata)) + data_bytes(tensors)
+
+
+def load_crash_copy(
+    path: Path, *, reads_only: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Returns the tensors and the state saved last, or None if there is no crash copy.
 
-    Also removes what a killed process had half-written beside it.
+    Also removes what a killed process had half-written beside it, unless it ``reads_only``.
 
     Raises:
         SnapshotError: the crash copy is damaged.
     """
-    path.with_name(path.name + PARTIAL).unlink(missing_ok=True)
+    if not reads_only:
+        path.with_name(path.name + PARTIAL).unlink(missing_ok=True)
     try:
         with path.open("rb") as file:
             return _read(file, size_bytes=os.fstat(file.fileno()).st_size)
@@ -78,7 +87,7 @@ def load_crash_copy(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     except SnapshotError as error:
         raise SnapshotError(
             f"{path}: {error}; bring it back from a copy of the run, or delete it and go on with: "
-            f"msft-lite resume {path.parent} (the roll-out in progress is trained again)"
+            f"{resume_command(path.parent)} (the roll-out in progress is trained again)"
         ) from error
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from msft_lite.errors import StorageError
+from msft_lite.errors import StorageError, resume_command
+from msft_lite.ledger import sync_folder
 
 PARTIAL = ".partial"  # suffix of a file that is still being written
 
@@ -84,23 +85,6 @@ def remove_durably(path: Path) -> None:
         raise storage_error(error, path, bytes_needed=0) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames and removals in ``folder`` durable.
-
-    Raises:
-        OSError: the folder is gone or its disk fails.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder and say EINVAL; they are still usable.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def storage_error(
     error: OSError, path: Path, *, bytes_needed: int, run_folder: Path | None = None
 ) -> StorageError:
@@ -109,7 +93,7 @@ def storage_error(
     return StorageError(
         f"{path}: cannot write: {error.strerror or error} "
         f"({bytes_needed:,} bytes needed, {_free(path.parent)} free in {path.parent}); "
-        f"{_advice(error.errno)} and go on with: msft-lite resume {run}"
+        f"{_advice(error.errno)} and go on with: {resume_command(run)}"
     )
 
 

@@ -14,8 +14,9 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from msft_lite.errors import StorageError
+from msft_lite.ledger import sync_folder
 from msft_lite.model.weights import Weights
-from msft_lite.snapshot.durable import storage_error, sync_folder
+from msft_lite.snapshot.durable import storage_error
 from msft_lite.snapshot.tensor_file import data_pieces, raw_header
 
 
@@ -143,5 +144,7 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)

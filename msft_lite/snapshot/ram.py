@@ -22,10 +22,6 @@ class HostMemory:
         self._free_bytes = free_bytes
         self._held: dict[str, Weights] = {}
 
-    def __contains__(self, identity: str) -> bool:
-        """Returns whether a snapshot is held here."""
-        return identity in self._held
-
     def takes(self, identity: str, weights: Weights) -> bool:
         """Holds ``weights``, which are not to be changed, and returns True, if there is room."""
         free = self._free_bytes()

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from msft_lite.core import ROOT
 from msft_lite.errors import LostSnapshot, SnapshotError, StorageError
+from msft_lite.ledger import sync_folder
 from msft_lite.model.weights import Weights
 from msft_lite.snapshot import delta
-from msft_lite.snapshot.codec import pieces, read, size_bytes, snapshot_id
-from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error, sync_folder
+from msft_lite.snapshot.codec import holds, pieces, read, size_bytes, snapshot_id
+from msft_lite.snapshot.durable import PARTIAL, replacing, storage_error
 from msft_lite.snapshot.ram import HostMemory, no_memory
 from msft_lite.snapshot.tensor_file import Header, read_header
 
@@ -51,6 +52,9 @@ class SnapshotStore:
 
     A snapshot that is stored as a delta needs its parent: root, or a snapshot that is whole or
     whose own parent is root.
+
+    Attributes:
+        written_bytes: of all snapshots written since the store was opened, those stored anew too.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class SnapshotStore:
         self._base = base
         self._deltas = deltas
         self._memory = memory or no_memory()
+        self.written_bytes = 0
         if reads_only:
             return
         with self._failures_told(folder):
@@ -202,8 +207,6 @@ class SnapshotStore:
         Raises:
             StorageError: it is not there.
         """
-        if identity in self._memory:
-            return 0
         path = self._path(identity)
         with self._failures_told(path):
             return path.stat(follow_symlinks=False).st_size
@@ -222,7 +225,7 @@ class SnapshotStore:
         """Writes ``weights``, reads them back, compares them bit by bit and removes them.
 
         Done before the first step, it shows that the first mark, perhaps hours later, can be
-        saved.
+        saved. That deltas take less is no reason to ask for less: `best/` is whole.
 
         Raises:
             StorageError: they cannot be written here, or come back changed.
@@ -232,7 +235,7 @@ class SnapshotStore:
         try:
             with self._failures_told(path, needed):
                 self._write(path, weights)
-                came_back = _holds(path, weights)
+                came_back = holds(path, weights)
             if not came_back:
                 raise StorageError(
                     f"{self._folder}: a file of {needed:,} bytes came back changed; check the "
@@ -243,13 +246,16 @@ class SnapshotStore:
                 path.unlink(missing_ok=True)
 
     def _store(self, identity: str, weights: Weights, near: str) -> None:
-        if not self._deltas:
+        if self._deltas:
+            self._write_nearest(identity, weights, self._parent_at(near))
+        else:
             self._write(self._path(identity), weights)
-            return
-        parent = self._parent_at(near)
+        self.written_bytes += self.size_bytes(identity)
+
+    def _write_nearest(self, identity: str, weights: Weights, parent: str) -> None:
         try:
             self._write_delta(identity, weights, parent)
-        except SnapshotError:  # the parent may be damaged
+        except (OSError, SnapshotError):  # the parent may be damaged
             if parent == ROOT:
                 raise
             self._write_delta(identity, weights, ROOT)
@@ -308,13 +314,15 @@ class SnapshotStore:
     def _parent_of_kept(self, identity: str) -> str:
         try:
             return self._parent(identity)
-        except SnapshotError as error:
+        except (OSError, SnapshotError) as error:
             raise self._lost(identity, str(error)) from error
 
     def _parent_if_told(self, identity: str) -> str | None:
         try:
             return self._parent(identity)
-        except SnapshotError:
+        except FileNotFoundError:
+            raise
+        except (OSError, SnapshotError):
             return None
 
     def _is_whole(self, identity: str) -> bool:
@@ -389,10 +397,3 @@ def _called(identity: str) -> str:
 
 def _is_delta(header: Header) -> bool:
     return header.metadata.get("format") == delta.FORMAT
-
-
-def _holds(path: Path, weights: Weights) -> bool:
-    """Returns whether the file is ``weights`` bit by bit; holds one piece of it at a time."""
-    with path.open("rb") as file:
-        same = all(file.read(len(piece)) == piece for piece in pieces(weights))
-        return same and not file.read(1)

@@ -187,7 +187,11 @@ def _tensor(
     content = _bytes_of(tensor)
     for start in range(0, len(content), PIECE_BYTES):
         piece = content[start : start + PIECE_BYTES]
-        if not _filled(file, piece):
+        try:
+            is_filled = _filled(file, piece)
+        except OSError as error:  # a bad sector, a network file system that is gone
+            _refuse(where, f"tensor {entry.name!a}: cannot read: {error.strerror or error}")
+        if not is_filled:
             _refuse(where, f"truncated within tensor {entry.name!a}")
         on_piece(piece)
     return tensor

@@ -256,7 +256,7 @@ FOLDER_CASES = {
         {"run/ledger.jsonl": "not JSON\n"},
     ),
     "ledger of another recipe": Case(
-        ("ledger.jsonl", "began with recipe", "--overwrite"),
+        ("ledger.jsonl", "began with another recipe", "--overwrite"),
         ("--resume",),
         {"run/ledger.jsonl": OTHER_RUN},
     ),

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from msft_lite.errors import ReplayMismatch, StorageError
+from msft_lite.model.weights import Weights
 from msft_lite.recipe import Recipe
 from msft_lite.run.disk import DiskPlan
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.plan import plan
 from msft_lite.run.session import run
+from msft_lite.snapshot import store
+from msft_lite.snapshot.codec import holds
 from tests.outcomes import best, replays, results, results_but_replays
 from tests.whole_runs import FULL, Watcher, changed, killed
 
@@ -59,7 +62,7 @@ def least(recipe: Recipe) -> int:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_bound_changes_nothing_but_what_is_trained_again(
-    small_recipe: Path, tmp_path: Path, name: str
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     free = changed(small_recipe, tmp_path / "free", *RUNS[name])
     executed(free)
@@ -69,6 +72,13 @@ def test_a_bound_changes_nothing_but_what_is_trained_again(
     recipe = changed(small_recipe, tmp_path / "run", *RUNS[name], change)
     killed(recipe, "row", len(rows) // 2)
     disk = Disk(recipe)
+
+    def noted(path: Path, weights: Weights) -> bool:
+        """Sees the disk while what proves that a mark can be saved lies on it."""
+        disk.measure("proof")
+        return holds(path, weights)
+
+    monkeypatch.setattr(store, "holds", noted)
     watch = Watcher(act=disk.measure)
     run(recipe, mode="resume", watch=watch)
     assert results_but_replays(recipe.output_dir) == rows
@@ -116,3 +126,19 @@ def test_a_full_disk_is_told_beforehand(tmp_path: Path) -> None:
     assert "disk: " in vast.shortage(folder)
     assert DiskPlan(10**18, 10**18, 3, 10**5).shortage(folder) == ""
     assert "a mark needs" in DiskPlan(10**18, 10**18, 3, 10**5).problem
+
+
+def test_a_crash_copy_of_a_later_stage_than_the_ledgers_is_left_alone(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    """As in a folder whose ledger came back from an older copy of the run."""
+    bound = least(changed(small_recipe, tmp_path / "refused", *LORA))
+    recipe = changed(small_recipe, tmp_path / "run", *LORA, f"snapshots.max_bytes={bound}")
+    ledger = RunFolder(recipe.output_dir).ledger
+    killed(recipe, "row", 11)
+    rows = results_but_replays(recipe.output_dir)
+    assert rows[-1]["n"] > 1
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(lines[:4]))
+    killed(recipe, "row", 11, "resume")
+    assert results_but_replays(recipe.output_dir)[:12] == rows[:12]

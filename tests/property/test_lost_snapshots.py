@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 from msft_lite.errors import Interrupted, SnapshotError
+from msft_lite.ledger import read_rows
 from msft_lite.report.telling import read_story
+from msft_lite.run import roller
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.session import run
+from msft_lite.snapshot.store import SnapshotStore
 from tests.outcomes import replays, results_but_replays, snapshots, tensors
 from tests.whole_runs import FULL, Watcher, changed, killed
 
@@ -29,7 +32,17 @@ RUNS = {
     "sft": ("method.name=sft", "method.budget=", "method.epochs=2"),
     "continual": ("method.name=continual", "method.budget=", "method.epochs=1"),
     "sro": ("method.name=sro", "method.budget=", "method.epochs=1"),
+    "soft_sro": ("method.name=soft_sro", "method.budget=", "method.epochs=1", "seed=1"),
     "dynamix": ("method.name=dynamix", "method.budget=", "method.epochs=1", "method.period=1"),
+    # Four epochs, the last without the rows that are mastered by then.
+    "ies": (
+        "method.name=ies",
+        "method.budget=",
+        "method.epochs=4",
+        "method.delta=0.1",
+        "eval.marks_per_epoch=1",
+    ),
+    "shift": ("method.name=shift", "method.budget=", "method.epochs=1"),
 }
 
 
@@ -179,3 +192,30 @@ def test_other_bits_are_not_taken_for_the_lost_ones(small_recipe: Path, tmp_path
     )
     with pytest.raises(SnapshotError, match=r"(?s)is missing|cannot read.*gave snapshot"):
         run(other, mode="resume", watch=Watcher())
+
+
+def test_all_that_is_written_is_on_record(
+    small_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    store, copy = SnapshotStore._store, roller.save_crash_copy
+
+    def stored(self: SnapshotStore, identity: str, *others: Any) -> None:
+        store(self, identity, *others)
+        sizes.append(self.size_bytes(identity))
+
+    def copied(path: Path, *others: Any) -> None:
+        copy(path, *others)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr(SnapshotStore, "_store", stored)
+    monkeypatch.setattr(roller, "save_crash_copy", copied)
+    stages = ("method.start_counts=false", "method.max_stages=3")  # whose starts are deltas
+    folder = run(
+        changed(small_recipe, tmp_path / "run", *FULL, *stages), mode="new", watch=Watcher()
+    )
+    rows = read_rows(folder / "ledger.jsonl")
+    assert sum(row.get("written_bytes", 0) for row in rows) == sum(sizes)
+    marks = sum(row["kind"] == "mark" and row["k"] > 0 for row in rows)
+    assert len(sizes) > 2 * marks  # something was stored anew
+    assert read_story(folder / "ledger.jsonl").totals().spending.written_bytes == sum(sizes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from msft_lite.core import Drop, Mixture, Rollout, Verdict
-from msft_lite.errors import LedgerError, ReplayMismatch, StorageError
+from msft_lite.errors import LedgerError, ReplayMismatch, StorageError, resume_command
 from msft_lite.ledger import Ledger, read_rows
 
 FIRST = Rollout("root", Mixture.of(["a", "b"]), (2, 4), fresh=True)
@@ -182,3 +184,23 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(
         ledger.append(mark_row(2, 1))
     assert ledger.path.read_bytes() == before
     assert len(ledger.points) == 1
+
+
+def test_a_folder_that_cannot_be_synced_takes_a_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    filled(tmp_path / "ledger.jsonl")
+    assert read_rows(tmp_path / "ledger.jsonl")
+
+
+def test_the_way_on_is_told_as_a_shell_takes_it() -> None:
+    command = resume_command(Path("my runs/it's"), "a=b c")
+    assert shlex.split(command) == ["msft-lite", "resume", "my runs/it's", "a=b c"]

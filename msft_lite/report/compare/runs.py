@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msft_lite.errors import LedgerError, RecipeError
+from msft_lite.errors import LedgerError, RecipeError, resume_command
 from msft_lite.recipe import digest, load
 from msft_lite.report.compare.comparable import check_comparable
 from msft_lite.report.story import Story
@@ -50,7 +50,7 @@ def read_systems(folders: Sequence[Path]) -> Systems:
     stories = [(folder, read_story(folder / "ledger.jsonl")) for folder in single.values()]
     notes = ["A run that was named twice is taken once."] if len(single) < len(folders) else []
     notes += [
-        f"{folder} is not finished and left out; go on with it: msft-lite resume {folder}"
+        f"{folder} is not finished and left out; go on with it: {resume_command(folder)}"
         for folder, story in stories
         if story.finish is None
     ]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ from msft_lite.run.folder import RunFolder
 from msft_lite.run.resuming import load_run
 from msft_lite.run.session import run
 from tests.outcomes import results, tensors
-from tests.whole_runs import Watcher, killed
+from tests.whole_runs import Killed, Watcher, killed
 
 
 @pytest.fixture
@@ -71,7 +76,7 @@ def test_a_refused_resume_leaves_recipe_and_ledger_as_they_were(recipe: Recipe) 
     killed(recipe, "row", 3)
     folder = RunFolder(recipe.output_dir)
     before = folder.recipe.read_bytes(), folder.ledger.read_bytes()
-    with pytest.raises(ReplayMismatch, match=r"began with recipe"):
+    with pytest.raises(ReplayMismatch, match=r"another recipe: seed would change"):
         run(recipe.model_copy(update={"seed": 4}), mode="resume", watch=Watcher())
     assert (folder.recipe.read_bytes(), folder.ledger.read_bytes()) == before
     run(load_run(folder.path), mode="resume", watch=Watcher())
@@ -107,11 +112,11 @@ def test_an_asked_end_comes_at_the_next_safe_point_and_loses_nothing(
 ) -> None:
     whole = recipe.model_copy(update={"output_dir": recipe.output_dir.with_name("whole")})
     run(whole, mode="new", watch=Watcher())
-    count = iter(range(10_000))
+    looked = count()
     leave = roller.Roller._leave_if_asked
 
     def asked(self: roller.Roller) -> None:
-        if next(count) == looks:
+        if next(looked) == looks:
             self._stop.requested = True
         leave(self)
 
@@ -130,3 +135,86 @@ def test_what_a_report_made_goes_with_the_run_and_nothing_else(tmp_path: Path) -
         (tmp_path / name).write_text("x")
     RunFolder(tmp_path).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def test_reading_changes_nothing_and_keeps_runs_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.ledger.touch()
+    before = contents(tmp_path)
+    with folder.kept_still():
+        assert contents(tmp_path) == before  # a copy without its lock, on a read-only disk
+    folder.lock.touch()
+    other = RunFolder(tmp_path)
+    refused = pytest.raises(OutputFolderError, match="another process")
+    with folder.kept_still(), other.kept_still(), refused, other.opened("resume"):
+        pass
+    with folder.opened("resume"), refused, other.kept_still():
+        pass
+
+
+def test_a_file_system_without_locks_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(_descriptor: int, _kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    told = pytest.raises(OutputFolderError, match=r"No locks available.*output_dir=FOLDER")
+    with told, RunFolder(tmp_path).opened("new"):
+        pass
+
+
+def test_a_run_that_was_half_removed_can_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was the last thing removed before a kill."""
+    files = ("recipe.toml", "ledger.jsonl", "crash.safetensors", "report.md", "lock")
+    for steps in count():
+        folder = RunFolder(tmp_path / str(steps))
+        for name in ("best", "figures", "snapshots"):
+            (folder.path / name).mkdir(parents=True)
+        for name in files:
+            (folder.path / name).touch()
+        if was_killed := killed_in_clear(folder, steps, monkeypatch):
+            with folder.opened("overwrite"):
+                folder.clear()
+        with folder.opened("new"):
+            assert [path.name for path in folder.path.iterdir()] == ["lock"]
+        if not was_killed:
+            break
+    assert steps > len(files)
+
+
+def killed_in_clear(folder: RunFolder, steps: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Clears ``folder`` up to so many removals; returns whether that was not all of it."""
+    left = iter(range(steps))
+
+    def struck(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any, **named: Any) -> None:
+            if next(left, None) is None:
+                raise Killed
+            real(*arguments, **named)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", struck(Path.unlink))
+        patched.setattr(shutil, "rmtree", struck(shutil.rmtree))
+        try:
+            folder.clear()
+        except Killed:
+            return True
+    return False
+
+
+def test_a_recipe_that_was_edited_in_the_folder_is_named(recipe: Recipe) -> None:
+    killed(recipe, "row", 3)
+    path = RunFolder(recipe.output_dir).recipe
+    path.write_text(path.read_text().replace("seed = 3", "seed = 4"))
+    with pytest.raises(ReplayMismatch, match=r"recipe\.toml is not as it was then"):
+        run(load_run(recipe.output_dir), mode="resume", watch=Watcher())

@@ -1,6 +1,10 @@
+"""A signal that asks for an end reaches the run whatever has become of its terminal."""
+
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 import pytest
 
@@ -49,3 +53,12 @@ def test_signals_are_given_back() -> None:
     with StopFlag():
         assert signal.getsignal(signal.SIGTERM) != before[SIGNALS.index(signal.SIGTERM)]
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_an_end_is_asked_for_where_nobody_reads_the_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as of `2>&1 | tee`, which a hang-up ends too
+    with os.fdopen(writing, "w") as closed, StopFlag() as stop:
+        monkeypatch.setattr(sys, "__stderr__", closed)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested

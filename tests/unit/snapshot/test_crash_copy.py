@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from msft_lite.errors import SnapshotError, StorageError
 from msft_lite.model.weights import Weights
 from msft_lite.snapshot.codec import encode
-from msft_lite.snapshot.crash import load_crash_copy, save_crash_copy
+from msft_lite.snapshot.crash import crash_copy_bytes, load_crash_copy, save_crash_copy
 
 
 def names(folder: Path) -> list[str]:
@@ -121,3 +122,18 @@ def test_a_state_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_crash_copy(tmp_path / "crash.safetensors", {}, {"loss": float("nan")})
     assert names(tmp_path) == []
+
+
+def test_what_only_reads_removes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "crash.safetensors"
+    save_crash_copy(path, moments(1), {})
+    (tmp_path / "crash.safetensors.partial").write_bytes(b"half")
+    assert load_crash_copy(path, reads_only=True) is not None
+    assert names(tmp_path) == ["crash.safetensors", "crash.safetensors.partial"]
+
+
+def test_its_length_is_known_beforehand(tmp_path: Path) -> None:
+    path, state = tmp_path / "crash.safetensors", {"a": list(range(100))}
+    save_crash_copy(path, moments(1), state)
+    text_bytes = len(json.dumps(state, separators=(",", ":")))
+    assert 0 <= path.stat().st_size - crash_copy_bytes(moments(1)) - text_bytes < 8

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from msft_lite.errors import SnapshotError, StorageError
+from msft_lite.core import ROOT
+from msft_lite.errors import LostSnapshot, SnapshotError, StorageError
 from msft_lite.model.weights import Weights
+from msft_lite.snapshot import store as store_module
+from msft_lite.snapshot import tensor_file
 from msft_lite.snapshot.base import BaseFiles
 from msft_lite.snapshot.codec import encode, size_bytes, snapshot_id
 from msft_lite.snapshot.delta import Form
@@ -330,3 +335,50 @@ def test_a_base_that_is_gone_or_damaged_is_named(
     harm(path)
     with pytest.raises(SnapshotError, match=f"{path}: cannot read the base model"):
         base(Form("w", torch.float32, (3,)))
+
+
+def test_what_is_stored_anew_counts_as_written(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    parent = store.save(moved(1))
+    child = store.save(moved(2), near=parent)
+    sizes = store.size_bytes(parent) + store.size_bytes(child)
+    assert store.written_bytes == sizes
+    assert store.save(moved(2)) == child  # it is there
+    assert store.written_bytes == sizes
+    store.retain([child])
+    assert store.written_bytes == sizes + store.size_bytes(child)
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
+    """Lets nothing be read any more, as a bad sector does."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(module, name, failing)
+
+
+def test_a_header_that_cannot_be_read_is_told_as_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    identity = store.save(moved(1))
+    unreadable(monkeypatch, store_module, "read_header")
+    assert store.stored()[identity].parent is None
+    with pytest.raises(LostSnapshot, match="Input/output error"):
+        store.retain([identity])
+    assert file_of(tmp_path, identity).exists()
+
+
+def test_a_parent_that_cannot_be_read_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    parent = store.save(moved(1))
+    with monkeypatch.context() as patched:
+        unreadable(patched, tensor_file, "_filled")
+        with pytest.raises(LostSnapshot, match="Input/output error"):
+            store.load(parent)
+        child = store.save(moved(2), near=parent)
+    assert parents(tmp_path)[child] == ROOT
+    assert is_held(store, child, 2)

@@ -255,3 +255,20 @@ def test_a_tokenizer_that_cannot_be_saved_is_a_storage_error(
     with pytest.raises(StorageError, match=r"cannot save the tokenizer: No space left"):
         export_best(adapter_weights(live), tmp_path / "best", model=live, tokenizer=tokenizer)
     assert names(tmp_path) == []
+
+
+def test_a_link_under_one_of_its_names_goes_and_not_what_it_leads_to(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best").symlink_to(elsewhere)
+    model = base_model(tiny_model_folder)
+    weights = Weights("full", {"model.norm.weight": torch.ones(64)})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    export_best(weights, run / "best", model=model, tokenizer=tokenizer)
+    assert names(run) == ["best"]
+    assert names(elsewhere) == ["mine"]

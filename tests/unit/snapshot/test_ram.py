@@ -27,7 +27,7 @@ def test_a_snapshot_in_memory_takes_no_file_until_it_is_settled(tmp_path: Path) 
     store = opened(tmp_path)
     first, second = store.save(weights_of(1)), store.save(weights_of(2))
     assert not list(tmp_path.iterdir())
-    assert store.size_bytes(first) == store.alive_bytes() == 0
+    assert store.written_bytes == store.alive_bytes() == 0
     assert is_held(store, first, 1)
     store.settle([second])
     assert [path.stem for path in tmp_path.iterdir()] == [second]
