@@ -43,17 +43,18 @@ class BitCheck:
         self._ask = ask
         self._shapes: Shapes | None = None
 
-    def prepare(self, *, is_adopted: bool = False) -> str:
+    def prepare(self, *, holds_base: bool = True) -> str:
         """Chooses the tensors, once; before the first swap.
 
         Args:
-            is_adopted: whether the engine's tensors are the trainer's, which are the base no more.
+            holds_base: whether the engine's tensors are the base's: not those that it shares with
+                the trainer, nor those that it has forgotten in its sleep.
 
         Returns:
             What the user should know, or nothing.
         """
         if self._shapes is None:
-            self._shapes = telling(self._held()) if is_adopted else self._comparable()
+            self._shapes = self._comparable() if holds_base else telling(self._held())
         if self._shapes:
             return ""
         return (

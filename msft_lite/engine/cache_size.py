@@ -1,4 +1,4 @@
-"""How much memory the engine's keys and values need."""
+"""How much memory the engine needs beside its weights: for keys and values, and to compute."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from msft_lite.model.folder import read_config
 
 BLOCK_TOKENS = 128  # vLLM's largest default block; each sequence wastes less than one
 MOST_BYTES = 16 << 30
+# vLLM's default on a CPU. On a large GPU that is 16,384: gigabytes of activations beside a step.
+BATCHED_TOKENS = 4096
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LENGTHS = ("num_hidden_layers", "num_attention_heads", "hidden_size")
 
@@ -34,3 +36,8 @@ def cache_bytes(model_folder: Path, dtype: str, *, max_model_len: int, max_num_s
     # One block more is vLLM's own, never used for a sequence.
     sequence_bytes = (max_model_len + 2 * BLOCK_TOKENS) * token_bytes
     return max(sequence_bytes, min(MOST_BYTES, sequence_bytes * max_num_seqs))
+
+
+def batched_tokens(max_num_seqs: int, max_model_len: int) -> int:
+    """Returns how many tokens are computed at a time: `BATCHED_TOKENS`, or what vLLM insists on."""
+    return max(max_num_seqs, max_model_len, min(BATCHED_TOKENS, max_num_seqs * max_model_len))

@@ -30,8 +30,9 @@ from msft_lite.model.weights import Weights
 
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 VOCABULARY_ROWS = 64  # vLLM fills an embedding up to a multiple of this with zeros
-# Where torch's own tensors begin on a CPU: kernels then run as before, to the last bit.
-ALIGNMENT_BYTES = 64
+# A tensor that begins at a multiple of this meets the kernels that it met before, so its bits stay.
+# On a CPU torch's own begin there; on a GPU cuBLASLt chooses by an address's alignment up to it.
+ALIGNMENT_BYTES = {"cpu": 64, "cuda": 256}
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 # What `rebuild_cuda_tensor` is given beside a tensor's form, in this order.
 _CUDA = (
@@ -83,8 +84,9 @@ class Block:
             EngineError: they differ in form, or a kernel would find one at an odd address.
         """
         forms = {(part.dtype, part.device, part.shape[1:]) for part in self.parts}
-        ends = accumulate(part.nbytes for part in self.parts)
-        if len(forms) > 1 or any(end % ALIGNMENT_BYTES for end in list(ends)[:-1]):
+        ends = list(accumulate(part.nbytes for part in self.parts))
+        alignment_bytes = ALIGNMENT_BYTES[self.parts[0].device.type]
+        if len(forms) > 1 or any(end % alignment_bytes for end in ends[:-1]):
             raise EngineError(f"the trainer's parts of {self.name} do not fit into one tensor")
 
     def lay_out(self, target: torch.Tensor) -> None:
@@ -167,8 +169,9 @@ class SharedWeights:
         return {name: host.handle(tensor) for name, tensor in self._laid_out.items()}
 
     def _laid_out_on_host(self) -> _HostMemory:
+        alignment_bytes = ALIGNMENT_BYTES["cpu"]
         sizes = [
-            -(-block.total_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for block in self._blocks
+            -(-block.total_bytes // alignment_bytes) * alignment_bytes for block in self._blocks
         ]
         host = _HostMemory(sum(sizes))
         for block, memory in zip(self._blocks, host.tensor.split(sizes), strict=True):

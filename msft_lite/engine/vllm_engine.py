@@ -20,7 +20,7 @@ from safetensors.torch import save
 from msft_lite.engine.adapter import Scaling, fold
 from msft_lite.engine.base import Completion, Prompt
 from msft_lite.engine.bit_check import BitCheck
-from msft_lite.engine.cache_size import cache_bytes
+from msft_lite.engine.cache_size import batched_tokens, cache_bytes
 from msft_lite.engine.checkpoint_names import CheckpointNames
 from msft_lite.engine.dequantised import DequantisedBase
 from msft_lite.engine.handover import notice_of, weights_folder
@@ -31,6 +31,7 @@ from msft_lite.model.weights import Weights
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MAX_NUM_SEQS = 64  # answered at a time unless a recipe says otherwise
+FORGETFUL_LEVEL = 2  # of vLLM's sleep, from which its weights do not come back
 READING_SECONDS = 10.0  # for an answer that was there in time but is only asked for later
 
 
@@ -97,13 +98,14 @@ class VllmEngine:
 
         Args:
             settings: what it loads, and within which limits.
-            base: whose folder ``settings`` name; it is checked and removed once it is loaded.
+            base: whose folder ``settings`` name; removed once it is loaded, checked at a swap.
 
         Raises:
             EngineError: the model folder, the adapter or the interpreter cannot be used.
         """
         self._settings = settings
         self._base = base
+        self._is_base_checked = False
         self._scaling = None if settings.adapter is None else Scaling.of(settings.adapter)
         self._checkpoint = CheckpointNames.of(settings.model_folder)
         arguments = _engine_arguments(settings, self._scaling)
@@ -137,7 +139,6 @@ class VllmEngine:
             try:
                 introduction = self._read_introduction()
                 if self._base is not None:
-                    self._note(self._base.check(self._ask, introduction["model"]))
                     self._base.remove()
                 self._check_sharing(introduction)
                 self._introduction = introduction
@@ -280,8 +281,15 @@ class VllmEngine:
             raise EngineError(f"snapshot {label} holds full weights, but the engine runs adapters")
         if self._settings.shared is not None and self.shares_weights:
             self._settings.shared.check(weights, label)
+        self._check_base()
         tensors = save(fold(weights.tensors, scaling))
         self._ask({"operation": "adapter", "rank": scaling.widest_rank, "label": label}, tensors)
+
+    def _check_base(self) -> None:
+        # Not when it has just started: it may sleep, without weights to look at.
+        if self._base is not None and not self._is_base_checked:
+            self._note(self._base.check(self._ask, self.introduction["model"]))
+            self._is_base_checked = True
 
     def _swap_full(self, weights: Weights, label: str) -> None:
         if weights.kind != "full":
@@ -289,7 +297,8 @@ class VllmEngine:
                 f"snapshot {label} holds an adapter, but the engine runs full weights"
             )
         self._checkpoint.check(weights, label)
-        self._note(self._bit_check.prepare(is_adopted=self.shares_weights))
+        holds_base = not self.shares_weights and self._settings.sleep_level < FORGETFUL_LEVEL
+        self._note(self._bit_check.prepare(holds_base=holds_base))
         if self._settings.shared is not None and self.shares_weights:
             self._settings.shared.check(weights, label)
             self._ask({"operation": "shared_weights", "label": label})
@@ -329,6 +338,7 @@ def _engine_arguments(settings: VllmSettings, scaling: Scaling | None) -> dict[s
         "dtype": settings.dtype,
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": batched_tokens(settings.max_num_seqs, settings.max_model_len),
         "kv_cache_memory_bytes": kv_cache_bytes,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "enforce_eager": settings.enforce_eager,

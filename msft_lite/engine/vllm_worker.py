@@ -126,6 +126,8 @@ class _Engine:
         elif sleep_level:
             settings = {**settings, "enable_sleep_mode": True}
         adoption = None if shared is None else _adoption(shared, settings)
+        self._beside = _load("vllm_beside")
+        self._beside.form_group()
         self._llm = engine_class(**settings)
         self._vocabulary = self._llm.llm_engine.model_config.get_vocab_size()
         self._sleep_level = sleep_level
@@ -189,7 +191,8 @@ class _Engine:
 
     def _sleep(self) -> None:
         # Of weights that are the trainer's nothing is given back: they are none of vLLM's memory.
-        self._llm.sleep(level=self._sleep_level)
+        with self._beside.unwatched_memory():
+            self._llm.sleep(level=self._sleep_level)
 
     def _held(self, shapes: dict[str, list[int]]) -> dict[str, Any]:
         """Returns those of the checkpoint's tensors that the model holds unfused, as they are now.

@@ -21,13 +21,17 @@ LOG_LINES = 15
 LOG_TAIL_BYTES = 1 << 16
 LIVENESS_SECONDS = 1.0  # a dead process is noticed after this even if a child of it lives on
 GOODBYE_SECONDS = 5.0
-_DISTRIBUTED = (
+# The trainer's alone: its place among processes; its allocator, as vLLM cannot sleep with one of
+# expandable segments.
+_TRAINERS = (
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
 )
 _STAMP = r"(\([\w ]+=\d+\) )?(?P<level>[A-Z]+) \d\d-\d\d [\d:]+ \[[^\]]*\] ?"
 _LOGGED = re.compile(_STAMP + "(?P<text>.*)")
@@ -92,7 +96,7 @@ class WorkerProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_without_distributed(environment),
+                    env=_of_the_engine(environment),
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # an interrupt at the terminal is for the trainer alone
                 )
@@ -252,8 +256,8 @@ def _advice(why: object, lines: Sequence[str]) -> str:
     return "look there for the cause"
 
 
-def _without_distributed(environment: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in environment.items() if key not in _DISTRIBUTED}
+def _of_the_engine(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key not in _TRAINERS}
 
 
 def _slice_seconds(deadline: float) -> float:

@@ -29,19 +29,19 @@ Pair = tuple[VllmEngine, TorchEngine, Weights]
 
 @pytest.fixture(scope="module", params=["adapter", "full"])
 def pair(
-    tiny_model_folder: Path,
+    gpu_model_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Pair]:
     """An engine, the trainer's reference and the trainer's first weights, in bfloat16."""
-    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
+    base = AutoModelForCausalLM.from_pretrained(gpu_model_folder, dtype=torch.bfloat16)
     model, adapter = base.to(device="cuda"), None  # pyright: ignore[reportCallIssue]
     if request.param == "adapter":
         config = LoraConfig(r=6, lora_alpha=9, use_rslora=True, target_modules="all-linear")
         model = get_peft_model(base, config)
         adapter = adapter_config(model)
     settings = VllmSettings(
-        model_folder=tiny_model_folder,
+        model_folder=gpu_model_folder,
         dtype="bfloat16",
         max_model_len=256,
         eos_ids=(0,),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 CYCLES = 200
+CACHE_BYTES = 64 << 20
 GROWTH_BYTES = 16 << 20  # what allocators of driver and libraries may take in that many cycles
 DRAW = random.Random(1)
 PROBES = [tuple(DRAW.randrange(1, 257) for _ in range(100)) for _ in range(4)]
@@ -42,6 +45,7 @@ class Side:
     """A trainer's model on the GPU and what an engine of its weights is started with."""
 
     def __init__(self, folder: Path, logs: Path, tuning: str) -> None:
+        self.tuning = tuning
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         self.model: torch.nn.Module = base.to(device="cuda")  # pyright: ignore[reportCallIssue]
         adapter = None
@@ -62,6 +66,7 @@ class Side:
             eos_ids=(0,),
             log_path=logs / "engine.log",
             adapter=adapter,
+            kv_cache_bytes=CACHE_BYTES,
             max_num_seqs=8,
             shared=shared,
             must_share=True,
@@ -82,14 +87,17 @@ class Side:
             return engine.complete([Prompt(ids, 8) for ids in PROBES])
 
 
-@pytest.fixture(params=["lora", "full"])
-def side(tiny_model_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Side:
-    return Side(tiny_model_folder, tmp_path, request.param)
+@pytest.fixture(scope="module", params=["lora", "full"])
+def side(
+    gpu_model_folder: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Side:
+    return Side(gpu_model_folder, tmp_path_factory.mktemp("logs"), request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(side: Side) -> Iterator[VllmEngine]:
-    engine = VllmEngine(side.settings)
+    """An engine that shares the trainer's weights and sleeps when it is not asked."""
+    engine = VllmEngine(replace(side.settings, sleep_level=1))
     yield engine
     engine.close()
 
@@ -115,86 +123,101 @@ def test_the_engine_computes_with_the_trainers_memory(side: Side, engine: VllmEn
         for number, weights in enumerate([side.root, noisy(side.root, 1), side.root])
     ]
     assert engine.shares_weights
+    assert engine.notices == ()
     assert seen[0] == seen[2] != seen[1]
     norm = base_parameters(side.model)["model.norm.weight"]
     request = {"operation": "digests", "shapes": {"model.norm.weight": list(norm.shape)}}
+    kept = norm.detach().clone()
     before = engine._ask(request)
     with torch.no_grad():
         norm.add_(1)
-    torch.cuda.synchronize()
-    assert engine._ask(request) != before
+        torch.cuda.synchronize()
+        assert engine._ask(request) != before
+        norm.copy_(kept)
 
 
 def test_weights_that_the_trainer_does_not_hold_are_refused(side: Side, engine: VllmEngine) -> None:
     side.checked(engine, side.root, "root")
     other = noisy(side.root, 3)
-    if side.root.kind == "full":
-        with pytest.raises(EngineError, match="is not that of snapshot s3"):
+    with engine.awake():
+        if side.tuning == "full":
+            with pytest.raises(EngineError, match="is not that of snapshot s3"):
+                engine.swap(other, "s3")
+        else:
+            apply(side.model, side.root)
             engine.swap(other, "s3")
-    else:
-        apply(side.model, side.root)
-        engine.swap(other, "s3")
-        assert engine.shares_weights
+        engine.swap(side.root, "root")
 
 
-def test_an_engine_that_ends_leaves_the_weights_and_another_adopts_them(side: Side) -> None:
-    for _ in range(2):
-        engine = VllmEngine(side.settings)
-        side.checked(engine, side.root, "root")
-        engine.close()
-        assert same(capture(side.model), side.root)
-        side.trainer.load(noisy(side.root, 4))
-        side.trainer.load(side.root)
-
-
-def test_training_gives_the_bits_of_weights_that_are_not_shared(
-    side: Side, tiny_model_folder: Path, tmp_path: Path
+def test_an_engine_that_sleeps_gives_keys_and_values_back_and_answers_as_before(
+    side: Side, engine: VllmEngine
 ) -> None:
-    tuning = "full" if side.root.kind == "full" else "lora"
-    apart = Side(tiny_model_folder, tmp_path / "apart", tuning)
-    apart.trainer.load(side.root)
-    shared = side.settings.shared
-    assert shared is not None
-    shared.handles()
-    for trainer in (side.trainer, apart.trainer):
-        trainer.step(ROWS)
-    assert same(side.trainer.capture(), apart.trainer.capture())
+    seen = [side.checked(engine, side.root, f"s{number}") for number in range(3)]
+    assert seen[0] == seen[1] == seen[2]
+    asleep = torch.cuda.mem_get_info()[0]
+    with engine.awake():
+        engine.swap(side.root, "root")
+        assert asleep - torch.cuda.mem_get_info()[0] > CACHE_BYTES // 2
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_an_engine_that_slept_answers_as_before_and_gave_memory_back(
-    side: Side, is_shared: bool
+def test_an_engine_that_dies_leaves_the_weights_and_another_answers_with_them(
+    side: Side, engine: VllmEngine
 ) -> None:
+    wanted = side.checked(engine, side.root, "root")
+    other = VllmEngine(side.settings)
+    try:
+        assert side.checked(other, side.root, "root") == wanted
+        os.kill(other.process_id, signal.SIGKILL)
+        with pytest.raises(EngineError, match="SIGKILL"):
+            side.checked(other, side.root, "root")
+    finally:
+        other.close()
+    assert same(capture(side.model), side.root)
+    side.trainer.load(noisy(side.root, 4))
+    assert side.checked(engine, side.root, "root") == wanted
+
+
+def test_a_copy_of_the_weights_comes_back_from_sleep(side: Side) -> None:
     # As `choose_tenancy` has it: 2 forgets what only a swap of all weights puts back.
-    level = 2 if side.root.kind == "full" and not is_shared else 1
-    settings = replace(side.settings, sleep_level=level)
-    if not is_shared:
-        settings = replace(settings, shared=None, must_share=False)
-    engine = VllmEngine(settings)
+    level = 2 if side.tuning == "full" else 1
+    engine = VllmEngine(replace(side.settings, shared=None, must_share=False, sleep_level=level))
     try:
         seen = [side.checked(engine, side.root, f"s{number}") for number in range(3)]
         assert seen[0] == seen[1] == seen[2]
-        asleep = torch.cuda.mem_get_info()[0]
-        with engine.awake():
-            engine.swap(side.root, "root")
-            assert torch.cuda.mem_get_info()[0] < asleep
+        assert engine.notices == ()
     finally:
         engine.close()
 
 
-def test_nothing_grows_in_many_cycles_and_moments_come_back(side: Side) -> None:
-    engine = VllmEngine(replace(side.settings, sleep_level=1))
-    free = []
+def test_training_gives_the_bits_of_weights_that_are_not_shared(
+    side: Side, gpu_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    sides = [Side(gpu_model_folder, tmp_path / name, side.tuning) for name in ("one", "other")]
+    shared = sides[0].settings.shared
+    assert shared is not None
+    shared.handles()
+    torch.use_deterministic_algorithms(True)
     try:
-        for cycle in range(CYCLES):
-            side.trainer.step(ROWS)
-            weights, (moments, _) = side.trainer.capture(), side.trainer.state()
-            with side.trainer.parked():
-                side.checked(engine, weights, f"s{cycle}")
-            after = side.trainer.state()[0]
-            assert all(torch.equal(after[name], tensor) for name, tensor in moments.items())
-            torch.cuda.empty_cache()
-            free.append(torch.cuda.mem_get_info()[0])
+        for each in sides:
+            each.trainer.load(side.root)
+            for _ in range(3):
+                each.trainer.step(ROWS)
     finally:
-        engine.close()
+        torch.use_deterministic_algorithms(False)
+    assert same(*(each.trainer.capture() for each in sides))
+
+
+def test_nothing_grows_in_many_cycles_and_moments_come_back(side: Side, engine: VllmEngine) -> None:
+    free = []
+    side.trainer.load(side.root)
+    for cycle in range(CYCLES):
+        side.trainer.step(ROWS)
+        weights, (moments, _) = side.trainer.capture(), side.trainer.state()
+        with side.trainer.parked():
+            side.checked(engine, weights, f"s{cycle}")
+        after = side.trainer.state()[0]
+        assert all(torch.equal(after[name], tensor) for name, tensor in moments.items())
+        torch.cuda.empty_cache()
+        free.append(torch.cuda.mem_get_info()[0])
     assert free[CYCLES // 10] - free[-1] < GROWTH_BYTES

@@ -74,7 +74,7 @@ def test_adopted_tensors_are_checked_though_the_base_has_gone_on(folder: Path) -
     trained = Weights("full", {name: tensor + 0.5 for name, tensor in BASE.items()})
     holder.take(trained.tensors)
     holder.tensors["turned.weight"] = trained.tensors["turned.weight"].bfloat16()
-    assert check.prepare(is_adopted=True) == ""
+    assert check.prepare(holds_base=False) == ""
     check.check(trained, "s1")
     for name in ("embed.weight", "turned.weight", "norm.weight"):
         with pytest.raises(EngineError, match=name):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from msft_lite.engine.cache_size import MOST_BYTES, cache_bytes
+from msft_lite.engine.cache_size import MOST_BYTES, batched_tokens, cache_bytes
 from msft_lite.errors import EngineError
 
 
@@ -28,3 +28,10 @@ def test_a_model_that_does_not_tell_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match=r"engine\.kv_cache_bytes"):
         cache_bytes(tmp_path, "float32", max_model_len=10, max_num_seqs=1)
+
+
+def test_few_tokens_are_computed_at_a_time_but_as_many_as_vllm_insists_on() -> None:
+    assert batched_tokens(64, 512) == 4096
+    assert batched_tokens(8, 256) == 8 * 256
+    assert batched_tokens(64, 8192) == 8192
+    assert batched_tokens(5000, 512) == 5000

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from msft_lite.data.task import Example
 from msft_lite.engine import shared_weights
 from msft_lite.engine.checkpoint_names import CheckpointNames
-from msft_lite.engine.shared_weights import SharedWeights, base_parameters
+from msft_lite.engine.shared_weights import Block, SharedWeights, base_parameters
 from msft_lite.engine.vllm_adopt import mapped, rebuilt
 from msft_lite.errors import EngineError
 from msft_lite.model.load import apply, capture
@@ -211,6 +213,18 @@ def test_weights_that_are_not_the_snapshots_are_refused_at_the_last_bit() -> Non
     model.get_parameter("model.norm.weight").data = last.detach().clone()
     with pytest.raises(EngineError, match=r"the trainer moved model\.norm\.weight"):
         weights.check(snapshot, "s1")
+
+
+@pytest.mark.parametrize(
+    ("width", "device", "fits"), [(64, "cpu", True), (64, "cuda", False), (128, "cuda", True)]
+)
+def test_parts_begin_where_kernels_stay_the_same(width: int, device: str, fits: bool) -> None:
+    # Of biases of q, k and v; nothing but what tells their form, as there is no GPU here.
+    part: Any = SimpleNamespace(
+        dtype=torch.bfloat16, device=torch.device(device), shape=(width,), nbytes=2 * width
+    )
+    with nullcontext() if fits else pytest.raises(EngineError, match="do not fit"):
+        Block("qkv_proj.bias", (part,) * 3, 3 * width).check()
 
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_moves() -> None:

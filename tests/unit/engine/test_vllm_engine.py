@@ -52,6 +52,7 @@ def settings(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         threads=1,
         max_num_seqs=4,
         call_timeout_seconds=120,
+        environment={**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("temporary"))},
     )
 
 
@@ -114,7 +115,7 @@ def test_requests_left_by_a_failure_do_not_reach_later_answers(engine: VllmEngin
     assert engine.complete(good, log_probabilities=True) == answers
 
 
-def test_a_killed_engine_is_told_and_leaves_no_orphan(
+def test_a_killed_engine_is_told_and_leaves_no_orphan_and_no_file(
     engine: VllmEngine, settings: VllmSettings
 ) -> None:
     os.kill(engine.process_id, signal.SIGKILL)
@@ -125,6 +126,8 @@ def test_a_killed_engine_is_told_and_leaves_no_orphan(
     with pytest.raises(EngineError, match="closed"):
         engine.complete([Prompt((1, 2), 3)])
     engine.close()
+    assert settings.environment is not None
+    assert list(Path(settings.environment["TMPDIR"]).rglob("*")) == []
 
 
 def test_a_setting_that_vllm_refuses_is_told_with_its_reason(

@@ -35,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start_program(program: str) -> WorkerProcess:
         script = tmp_path / "worker.py"
         script.write_text(PREAMBLE + program)
-        environment = {**os.environ, "RANK": "3"}
+        environment = {**os.environ, "RANK": "3", "PYTORCH_ALLOC_CONF": "x"}
         process = WorkerProcess(
             [sys.executable, str(script)], environment=environment, log_path=tmp_path / "e.log"
         )
@@ -63,9 +63,10 @@ def test_answers_come_and_closing_twice_leaves_nothing(start: Start) -> None:
         process.ask({"operation": "echo"}, timeout_seconds=1)
 
 
-def test_no_trace_of_a_distributed_run_reaches_the_worker(start: Start) -> None:
-    program = "wire.send(connection, {'rank': os.environ.get('RANK', 'none')})"
-    assert answer(start(program), "x") == {"rank": "none"}
+@pytest.mark.parametrize("name", ["RANK", "PYTORCH_ALLOC_CONF"])
+def test_what_is_the_trainers_alone_does_not_reach_the_worker(start: Start, name: str) -> None:
+    program = f"wire.send(connection, {{'found': os.environ.get('{name}', 'none')}})"
+    assert answer(start(program), "x") == {"found": "none"}
 
 
 def test_a_death_is_told_with_the_end_of_the_log(start: Start) -> None:
