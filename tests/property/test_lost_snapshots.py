@@ -220,3 +220,18 @@ def test_all_that_is_written_is_on_record(
     marks = sum(row["kind"] == "mark" and row["k"] > 0 for row in rows)
     assert len(sizes) > 2 * marks  # something was stored anew
     assert read_story(folder / "ledger.jsonl").totals().spending.written_bytes == sum(sizes)
+
+
+def test_a_crash_copy_of_a_later_rollout_than_the_ledgers_is_not_gone_on_from(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    """As in a folder whose ledger came back from an older copy of the run."""
+    recipe = changed(small_recipe, tmp_path / "run", *RUNS["ies"])
+    killed(recipe, "row", 11)
+    rows, ledger = results_but_replays(recipe.output_dir), RunFolder(recipe.output_dir).ledger
+    assert [row["n"] for row in rows if row["kind"] == "rollout"] == [1, 2, 3]
+    first = [row for row in rows if row.get("n") == 1]
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(lines[: len(first) + 2]))  # the start, and what was asked for next
+    killed(recipe, "row", 11, "resume")
+    assert results_but_replays(recipe.output_dir)[: len(rows)] == rows
