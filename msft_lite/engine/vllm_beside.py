@@ -19,7 +19,7 @@ def form_group() -> None:
     import torch
 
     backend = "nccl" if torch.cuda.is_available() else "gloo"  # those of vLLM's platforms
-    store = torch.distributed.HashStore()
+    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
