@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 
 from msft_lite.errors import Interrupted, MsftError
+from msft_lite.run.stop import SIGNALS
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 BUG_FRAMES = 4
@@ -23,11 +25,10 @@ def told_errors() -> Iterator[None]:
     """
     try:
         yield
-    except Interrupted as error:
-        _say(str(error), "yellow")
-        raise typer.Exit(INTERRUPTED) from None
-    except KeyboardInterrupt:
-        _say("interrupted", "yellow")
+    except (Interrupted, KeyboardInterrupt) as error:
+        for number in SIGNALS:  # the process ends by itself; a further one would only garble that
+            signal.signal(number, signal.SIG_IGN)
+        _say(str(error) or "interrupted", "yellow")
         raise typer.Exit(INTERRUPTED) from None
     except MsftError as error:
         _say(f"error: {error}", "red")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 import msft_lite
 from msft_lite.cli import app, told_errors
 from msft_lite.errors import DataError, Interrupted
+from msft_lite.run.stop import SIGNALS
 from tests.light_commands import assert_light
 
 RUNNER = CliRunner()
@@ -72,11 +75,23 @@ def test_messages_are_neither_wrapped_nor_marked_up(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == f"error: {text}\n"
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Gives back what a command that ends takes over."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("error", [Interrupted("stopped"), KeyboardInterrupt()])
-def test_an_interruption_exits_130(
+def test_an_interruption_exits_130_whatever_signals_follow(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(error) == 130
+    for number in SIGNALS:
+        signal.raise_signal(number)
     captured = capsys.readouterr().err
     assert captured
     assert "error" not in captured
