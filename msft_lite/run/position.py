@@ -113,5 +113,5 @@ class Position:
             cursor=Cursor.from_json(value["cursor"]),
             pending=tuple(Mark.from_json(mark) for mark in value["pending"]),
             latest=Mark.from_json(value["latest"]),
-            partway=value["partway"] and Partway.from_json(value["partway"]),
+            partway=Partway.from_json(partway) if (partway := value.get("partway")) else None,
         )

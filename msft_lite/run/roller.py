@@ -17,7 +17,7 @@ from msft_lite.core import (
     scored_tasks,
 )
 from msft_lite.data.sampler import Cursor
-from msft_lite.errors import Interrupted, StorageError, resume_command
+from msft_lite.errors import Interrupted, SnapshotError, StorageError, resume_command
 from msft_lite.model.weights import Weights
 from msft_lite.run.audit import Auditor
 from msft_lite.run.evaluator import Evaluation, Split
@@ -228,10 +228,18 @@ class Roller:
         if copy is None:
             return None
         moments, state = copy
-        position = Position.from_json(state["position"])
+        try:
+            position, counters = Position.from_json(state["position"]), dict(state["trainer"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            path = self._settings.crash_path
+            raise SnapshotError(
+                f"{path}: it does not say where a run stands ({type(error).__name__}); delete it "
+                f"and go on with: {resume_command(path.parent)} (the roll-out in progress is "
+                "trained again)"
+            ) from error
         if position.n > self._ledger.n:  # the ledger came back from an older copy of the run
             return None
-        self._trainer.restore_state(moments, state["trainer"])
+        self._trainer.restore_state(moments, counters)
         self._points.know(position.n, (*position.pending, position.latest))
         if position.partway and (problem := self._points.hold_partway(position.snapshot)):
             self._watch.say(f"{problem}; what was trained since the last new optimizer is repeated")
