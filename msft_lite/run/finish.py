@@ -40,10 +40,24 @@ def finish(recipe: Recipe, shop: Workshop, roller: Roller, verdict: Verdict) -> 
         tokenizer=shop.tokenizer,
     )
     remove_durably(shop.folder.crash_copy)  # there is nothing left to train
-    roller.retain({verdict.snapshot})
+    roller.retain(set(asked.values()))  # all that is asked for again if the row is not written
     scores = {name: evaluation.scores for name, evaluation in found.items()}
     row = _finish_row(shop, verdict, scores, time.monotonic() - started)
     shop.ledger.append({**row, "written_bytes": roller.newly_written_bytes()})
+    tidy(shop)
+
+
+def tidy(shop: Workshop) -> None:
+    """Removes what a finished run has no more use for.
+
+    Raises:
+        StorageError: the folder is read-only or gone.
+    """
+    finished = shop.ledger.recorded("finish")
+    assert finished is not None
+    kept = {finished["snapshot"]}
+    if shop.store.stored().keys() - kept:
+        shop.store.retain(kept)
 
 
 def examples(shop: Workshop, base: Evaluation, best: Evaluation) -> Mapping[str, Any]:

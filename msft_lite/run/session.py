@@ -24,7 +24,7 @@ from msft_lite.report.live import Watcher
 from msft_lite.run.build import build_workshop, start_row
 from msft_lite.run.engines import build_evaluator
 from msft_lite.run.evaluator import Evaluator
-from msft_lite.run.finish import finish
+from msft_lite.run.finish import finish, tidy
 from msft_lite.run.fitting import settled
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.lending import Lender
@@ -67,6 +67,7 @@ def run(recipe: Recipe, *, mode: Mode, watch: Watcher, lenders: Sequence[Path] =
     with folder.opened(mode), StopFlag() as stop:
         shop = settled_tenancy(_built(recipe, folder, watch, mode=mode, lenders=lenders))
         if not _begun(recipe, shop):
+            tidy(shop)
             watch.say(f"{folder.path} holds a finished run; nothing is left to do")
             return folder.path
         room = room_of(shop)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 
+from msft_lite.ledger import Ledger
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.resuming import load_run
 from msft_lite.run.session import run
 from tests.outcomes import results, tensors
-from tests.whole_runs import FULL, Watcher, killed, short
+from tests.whole_runs import FULL, Killed, Watcher, killed, short
 
 # Adapters of rank 64 are large enough for moments of 8 bits.
 LORA = ("model.lora_r=64", "model.lora_dropout=0.1")
@@ -105,3 +108,29 @@ def test_tasks_that_left_are_scored_now_and_then(tmp_path: Path) -> None:
     killed(recipe, "row", 9)
     killed(recipe, "row", len(rows) - 3, "resume")
     assert results(run(recipe, mode="resume", watch=Watcher())) == rows
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_run_that_is_killed_as_it_ends_trains_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    changes = ("method.name=continual", "method.budget=", "method.max_stages=", "method.epochs=1")
+    whole = run(short(tmp_path / "whole", *changes), mode="new", watch=Watcher())
+    finished = results(whole)[-1]
+    assert finished["last"]["snapshot"] != finished["snapshot"]  # it is scored at the end, too
+    recipe = short(tmp_path / "run", *changes)
+    append = Ledger.append
+
+    def struck(self: Ledger, row: Mapping[str, Any]) -> None:
+        if row["kind"] != "finish" or is_written:
+            append(self, row)
+        if row["kind"] == "finish":
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "append", struck)
+        with pytest.raises(Killed):
+            run(recipe, mode="new", watch=Watcher())
+    run(recipe, mode="resume", watch=Watcher())
+    assert results(recipe.output_dir) == results(whole)
+    assert tensors(recipe.output_dir) == tensors(whole)
