@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from msft_lite.recipe import Recipe, load
 from msft_lite.run.folder import Mode
 from msft_lite.run.session import run
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart.toml"
+BASE = QUICKSTART.parent / "quickstart" / "base"
 SHORT = (
     "engine.name=torch",
     "data.train_samples=24",
@@ -27,9 +33,21 @@ SHORT = (
 FULL = ("model.tuning=full", "model.lora_r=", "model.lora_alpha=", "train.learning_rate=1e-3")
 
 
+@cache
+def first_layer() -> Path:
+    """The folder of the quickstart's base with its first layer alone, which computes in no time."""
+    folder = Path(mkdtemp(prefix="msft-lite-base-"))
+    atexit.register(shutil.rmtree, folder)
+    shape = {"num_hidden_layers": 1, "layer_types": ["full_attention"]}
+    AutoModelForCausalLM.from_pretrained(BASE, **shape).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(folder)
+    return folder
+
+
 def short(folder: Path, *changes: str) -> Recipe:
-    """The quickstart's recipe, cut short, for a run in ``folder``."""
-    return load(QUICKSTART, [f"output_dir={folder}", *SHORT, *changes])
+    """The quickstart's recipe, cut short and with a small base, for a run in ``folder``."""
+    fixed = (f"output_dir={folder}", f"model.name_or_path={first_layer()}")
+    return load(QUICKSTART, [*fixed, *SHORT, *changes])
 
 
 def changed(recipe: Path, folder: Path, *changes: str) -> Recipe:

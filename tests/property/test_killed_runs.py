@@ -114,7 +114,13 @@ def test_tasks_that_left_are_scored_now_and_then(tmp_path: Path) -> None:
 def test_a_run_that_is_killed_as_it_ends_trains_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
 ) -> None:
-    changes = ("method.name=continual", "method.budget=", "method.max_stages=", "method.epochs=1")
+    changes = (
+        "method.name=continual",
+        "method.budget=",
+        "method.max_stages=",
+        "method.epochs=1",
+        "seed=3",
+    )
     whole = run(short(tmp_path / "whole", *changes), mode="new", watch=Watcher())
     finished = results(whole)[-1]
     assert finished["last"]["snapshot"] != finished["snapshot"]  # it is scored at the end, too
