@@ -95,14 +95,19 @@ def finish(launch: Launch) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def benchmark() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a program of benchmarks/ with arguments; its exit code is left to the caller."""
+    """Runs a program of benchmarks/ with arguments; its exit code is left to the caller.
 
-    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    Python looks for modules in the folder ``modules`` first.
+    """
+
+    def run(
+        name: str, *arguments: object, modules: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(ROOT / "benchmarks" / name), *map(str, arguments)],
             capture_output=True,
             text=True,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | ({"PYTHONPATH": str(modules)} if modules else {}),
             cwd=ROOT,
             timeout=500,
             check=False,

@@ -8,10 +8,23 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 EVERY = 29
+# Python runs a module of this name at its start.
+LEAVES_SYNCS_OUT = """
+import os
+
+fsync = os.fsync
+
+def synced(descriptor):
+    if not os.readlink(f"/proc/self/fd/{descriptor}").endswith(".safetensors.partial"):
+        fsync(descriptor)
+
+os.fsync = synced
+"""
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build faults.c with")
@@ -37,3 +50,13 @@ def test_a_run_survives_kills_at_random_instants(
     done = benchmark("faults.py", "--kills", 3, "--method", "ies", "--tuning", "full")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ies, full: 3 kills" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build faults.c with")
+def test_syncs_that_are_left_out_are_told(
+    benchmark: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LEAVES_SYNCS_OUT)
+    done = benchmark("faults.py", "--fault", "power", "--every", EVERY, modules=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "crash copy is damaged: truncated" in done.stdout
