@@ -109,7 +109,6 @@ def snapshots(
 ) -> None:
     """List a run's snapshots: what each is stored against, its bytes, what it is needed for."""
     with told_errors():
-        _prepare_libraries()
         from msft_lite.cli.snapshots_text import show_snapshots
 
         if not show_snapshots(run_folder, verifies=verify, console=Console()):

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from msft_lite.errors import ModelError, did_you_mean
 
@@ -15,6 +18,20 @@ INDEX_FILE = "model.safetensors.index.json"
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _MOST_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+
+
+class NamedModel(Protocol):
+    """What says which model is meant: the settings of one, or a recipe's table."""
+
+    @property
+    def name_or_path(self) -> str:
+        """A folder, or a name on the hub."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """Of the hub: a branch, a tag or a commit; None for the newest."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +60,25 @@ def local_folder(name_or_path: str) -> Path | None:
     if "/" in name_or_path and (written_as_path or path.parent.is_dir()):
         raise ModelError(f"model folder {name_or_path!r} does not exist{near(path)}")
     return None
+
+
+def base_folder(model: NamedModel) -> Path:
+    """Returns the folder of a base model; for a name on the hub that in the hub's cache.
+
+    Raises:
+        ModelError: it is not on this machine; nothing is downloaded.
+    """
+    name = model.name_or_path
+    if (folder := local_folder(name)) is not None:
+        return folder
+    try:
+        return Path(snapshot_download(name, revision=model.revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        revision = f" --revision {model.revision}" if model.revision else ""
+        raise ModelError(
+            f"model {name!r} is not in this machine's cache of the hub; fetch it with: "
+            f"hf download {name}{revision}"
+        ) from error
 
 
 def near(path: Path) -> str:

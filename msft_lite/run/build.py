@@ -24,6 +24,7 @@ from msft_lite.data.token_cache import TokenCache
 from msft_lite.errors import RecipeError
 from msft_lite.ledger import Ledger, Row
 from msft_lite.model.flops import flop_rates, model_bytes, parameters_without_embedding
+from msft_lite.model.folder import base_folder
 from msft_lite.model.four_bit import weight_count
 from msft_lite.model.load import base_weights, load_model, load_tokenizer, resolve_device
 from msft_lite.model.memory.free import free_bytes
@@ -32,7 +33,7 @@ from msft_lite.model.settings import Dtype, ModelSettings
 from msft_lite.model.weights import Weights
 from msft_lite.recipe import Recipe, digest
 from msft_lite.report.live import Watcher
-from msft_lite.run.engines import base_folder, check_scoring, engine_choice, pad_id
+from msft_lite.run.engines import check_scoring, engine_choice, pad_id
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.handover import HOW, handover_of
 from msft_lite.run.kernels import check_layer_kernels, check_loss_kernel, layers_line, loss_kernel

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
-from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,8 +23,7 @@ from msft_lite.engine.torch_engine import TorchEngine
 from msft_lite.engine.vllm_engine import VllmEngine, VllmSettings
 from msft_lite.errors import DataError, ModelError, RecipeError
 from msft_lite.model.adapter import adapter_config
-from msft_lite.model.folder import local_folder
-from msft_lite.model.settings import ModelSettings
+from msft_lite.model.folder import base_folder
 from msft_lite.recipe import Recipe
 from msft_lite.run.evaluator import Answers, Evaluator, Losses, loss_rows, prompt_of
 from msft_lite.run.handover import handover_of, too_large_for_auto
@@ -215,13 +212,3 @@ def end_ids(shop: Workshop) -> tuple[int, ...]:
     own: int | list[int] | None = None if generation is None else generation.eos_token_id
     ids = [shop.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
     return tuple(sorted({token for token in ids if isinstance(token, int)}))
-
-
-def base_folder(settings: ModelSettings) -> Path:
-    """Returns the folder of the base model; a model of the hub is in its cache by now."""
-    folder = local_folder(settings.name_or_path)
-    if folder is not None:
-        return folder
-    return Path(
-        snapshot_download(settings.name_or_path, revision=settings.revision, local_files_only=True)
-    )

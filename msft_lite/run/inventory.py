@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from msft_lite.core import ROOT, Trace, best_point
-from msft_lite.errors import LedgerError, LostSnapshot, OutputFolderError, SnapshotError
+from msft_lite.errors import (
+    LedgerError,
+    LostSnapshot,
+    ModelError,
+    OutputFolderError,
+    SnapshotError,
+)
 from msft_lite.ledger import Row, point_of, read_rows
+from msft_lite.model.folder import base_folder
 from msft_lite.recipe import Recipe
 from msft_lite.report.telling import tell
 from msft_lite.report.wording import short_place
-from msft_lite.run.build import model_settings
-from msft_lite.run.engines import base_folder
 from msft_lite.run.folder import RunFolder
 from msft_lite.run.position import Position
 from msft_lite.run.resuming import load_run, trains_again
@@ -194,8 +199,12 @@ def _behind_parents(items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def _store(recipe: Recipe, folder: Path) -> SnapshotStore:
-    settings = model_settings(recipe)
-    base = BaseFiles(base_folder(settings)) if settings.tuning == "full" else None
+    model, base = recipe.model, None
+    if model.tuning == "full":
+        try:
+            base = BaseFiles(base_folder(model))
+        except ModelError as error:
+            raise ModelError(f"{error}; what the run stored is read together with it") from error
     return SnapshotStore(folder, root=_no_root, base=base, reads_only=True)
 
 

@@ -11,7 +11,6 @@ from itertools import cycle, islice
 from typing import cast, get_args
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, PretrainedConfig
 
 from msft_lite.data.task import Example, Task
@@ -19,6 +18,7 @@ from msft_lite.engine.cache_size import cache_bytes
 from msft_lite.engine.tenancy import Demand, Tenancy, choose_tenancy
 from msft_lite.engine.vllm_engine import MAX_NUM_SEQS
 from msft_lite.errors import ModelError, MsftError, OutOfMemory
+from msft_lite.model.folder import base_folder
 from msft_lite.model.load import load_model
 from msft_lite.model.loss import vocabulary_size
 from msft_lite.model.memory.advice import Change, Load, advice
@@ -37,7 +37,7 @@ from msft_lite.recipe import Recipe
 from msft_lite.recipe.models import TrainTable
 from msft_lite.report.wording import bytes_text
 from msft_lite.run.build import model_settings, settle_process, train_settings
-from msft_lite.run.engines import base_folder, engine_choice, engine_length
+from msft_lite.run.engines import engine_choice, engine_length
 from msft_lite.run.handover import handover_of, may_share, room_line
 from msft_lite.run.kernels import loss_kernel
 from msft_lite.run.survey import Survey
@@ -288,7 +288,7 @@ def has_weights(recipe: Recipe) -> bool:
     """Returns whether the model's files are here: nothing is downloaded for a measurement."""
     try:
         folder = base_folder(model_settings(recipe))
-    except (MsftError, LocalEntryNotFoundError):
+    except MsftError:
         return False
     return any(folder.glob("*.safetensors"))
 

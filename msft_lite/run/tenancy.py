@@ -10,7 +10,7 @@ from msft_lite.engine.checkpoint_names import CheckpointNames
 from msft_lite.engine.shared_weights import SharedWeights
 from msft_lite.engine.tenancy import Tenancy, choose_tenancy
 from msft_lite.errors import EngineError, ModelError
-from msft_lite.run.engines import base_folder
+from msft_lite.model.folder import base_folder
 from msft_lite.run.handover import may_share
 from msft_lite.run.memory import config_of, demand_of, steps_of
 from msft_lite.run.workshop import Workshop

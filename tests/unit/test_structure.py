@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ MOST_FILE_LINES = 400
 MOST_FUNCTION_LINES = 50
 PIN = r"[a-z0-9-]+==[0-9][a-z0-9.+]*"
 PURE = ("errors.py", "core.py", "recipe*", "ledger*", "methods", "report")
+SLOW = ("transformers", "peft", "bitsandbytes", "accelerate", "datasets", "vllm")
 HEAVY = ("torch", "transformers", "vllm", "numpy", "datasets", "matplotlib")
 SOURCES = sorted(
     file
@@ -31,6 +33,15 @@ def pure_modules() -> list[str]:
     files = [file for top in tops for file in ([top] if top.is_file() else top.rglob("*.py"))]
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def loaded(modules: Sequence[str], of: Sequence[str]) -> str:
+    """Which ``of`` these packages the modules load, as a list is printed."""
+    code = f"import sys, {', '.join(modules)}; print(sorted(set(sys.modules) & set({of!r})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def test_no_file_is_long() -> None:
@@ -52,11 +63,11 @@ def test_no_function_is_long() -> None:
 def test_the_pure_half_imports_nothing_heavy() -> None:
     modules = pure_modules()
     assert {"msft_lite.core", "msft_lite.recipe", "msft_lite.methods.msft"} <= set(modules)
-    code = f"import sys, {', '.join(modules)}; print(sorted(set(sys.modules) & set({HEAVY!r})))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert loaded(modules, HEAVY) == "[]"
+
+
+def test_snapshots_are_listed_at_once() -> None:
+    assert loaded(["msft_lite.cli.snapshots_text"], SLOW) == "[]"
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from msft_lite.cli.snapshots_text import show_snapshots
 from msft_lite.core import ROOT
-from msft_lite.errors import OutputFolderError
+from msft_lite.errors import ModelError, OutputFolderError
 from msft_lite.ledger import read_rows
 from msft_lite.run.inventory import holders, inventory, verified
 from msft_lite.run.session import run
@@ -74,6 +75,23 @@ def test_what_is_damaged_is_named(stopped: Path) -> None:
     file.write_bytes(b"x")
     assert {item.parent for item in inventory(stopped).items} == {None, ROOT}
     assert "damaged" in shown(stopped, verifies=False)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("/nowhere/base", "does not exist"), ("some/base", "hf download some/base")],
+)
+def test_a_copied_run_is_read_with_its_base_on_any_device(
+    stopped: Path, name: str, problem: str
+) -> None:
+    recipe = stopped / "recipe.toml"
+    text = recipe.read_text().replace('device = "auto"', 'device = "cuda"')
+    assert 'device = "cuda"' in text
+    recipe.write_text(text)
+    assert set(verified(stopped).values()) == {""}
+    recipe.write_text(re.sub("name_or_path = .*", f'name_or_path = "{name}"', text))
+    with pytest.raises(ModelError, match=f"{problem}.*; what the run stored is read together"):
+        verified(stopped)
 
 
 def test_a_finished_run_keeps_its_result(small_recipe: Path, tmp_path: Path) -> None:
