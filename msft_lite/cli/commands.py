@@ -94,9 +94,11 @@ def run(
 def resume(run_folder: RunFolder, changes: Changes = None) -> None:
     """Go on with the run in a folder; changes may be of memory, paths and the engine."""
     with told_errors():
-        from msft_lite.run.resuming import load_run
+        from msft_lite.run.resuming import check_places, load_run
 
-        _run(load_run(run_folder, changes or []), "resume")
+        recipe = load_run(run_folder, changes or [])
+        check_places(recipe)
+        _run(recipe, "resume")
 
 
 @app.command()

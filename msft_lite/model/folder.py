@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from msft_lite.errors import ModelError, did_you_mean
+from msft_lite.errors import ModelError
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -85,8 +86,9 @@ def near(path: Path) -> str:
     """Returns ``; did you mean 'x'?`` for the folder beside ``path`` with the closest name."""
     if not path.parent.is_dir():
         return ""
-    folders = {str(path.parent / p.name) for p in path.parent.iterdir() if p.is_dir()}
-    return did_you_mean(str(path), folders)
+    names = [p.name for p in path.parent.iterdir() if p.is_dir()]
+    close = get_close_matches(path.name, names, n=1)
+    return f"; did you mean '{path.parent / close[0]}'?" if close else ""
 
 
 def check_folder(folder: Path) -> None:

@@ -60,6 +60,28 @@ def load_run(folder: Path, changes: Sequence[str] = ()) -> Recipe:
     return changed
 
 
+def check_places(recipe: Recipe) -> None:
+    """Refuses to go on without the base and the rows that a run began with.
+
+    Raises:
+        RecipeError: they are not where the recipe says; it names all of them.
+    """
+    named = {"model.name_or_path": recipe.model.name_or_path, "data.dir": recipe.data.dir}
+    for task in recipe.tasks:
+        files = (("path", task.path), ("control_path", task.control_path),
+                 ("report_path", task.report_path))  # fmt: skip
+        named |= {f"tasks.{task.name}.{key}": path for key, path in files}
+    places = {key: Path(place) for key, place in named.items() if place is not None}
+    gone = {key: at for key, at in places.items() if at.is_absolute() and not at.exists()}
+    if gone:
+        listed = "".join(f"\n  {key} = {at}" for key, at in gone.items())
+        changes = (f"{key}=..." for key in gone)
+        raise RecipeError(
+            f"what the run began with is not there any more:{listed}\nbring it back, or say where "
+            f"it is: {resume_command(recipe.output_dir)} {' '.join(changes)}"
+        )
+
+
 def memory_row(recipe: Recipe) -> dict[str, Any]:
     """Returns how the recipe makes a step fit, by the recipe's names."""
     values = recipe.model_dump(mode="json", include={t: set(k) for t, k in MEMORY_KEYS.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from msft_lite.errors import RecipeError
 from msft_lite.recipe import Recipe, load
 from msft_lite.report.telling import read_story
 from msft_lite.run.folder import RunFolder
-from msft_lite.run.resuming import load_run, recorded_memory
+from msft_lite.run.resuming import check_places, load_run, recorded_memory
 from msft_lite.run.session import run
 from tests.outcomes import results, tensors
 from tests.whole_runs import Watcher, killed
@@ -24,6 +25,37 @@ CHECKPOINTED = "model.gradient_checkpointing=true"
 def recipe(small_recipe: Path) -> Recipe:
     changes = [f"output_dir={small_recipe.parent / 'run'}", "method.max_stages=1"]
     return load(small_recipe, changes)
+
+
+def test_what_was_moved_is_named_and_the_run_goes_on_with_it(
+    recipe: Recipe, small_recipe: Path, tiny_model_folder: Path
+) -> None:
+    folder, data = recipe.output_dir, small_recipe.parent
+    whole = recipe.model_copy(update={"output_dir": folder.with_name("whole")})
+    run(whole, mode="new", watch=Watcher())
+    base = Path(shutil.copytree(tiny_model_folder, data / "base"))
+    killed(load(small_recipe, [f"output_dir={folder}", "method.max_stages=1",
+                               f"model.name_or_path={base}"]), "row", 3)  # fmt: skip
+    check_places(load_run(folder))
+    moved = data / "moved"
+    moved.mkdir()
+    files = [base, *data.glob("*.jsonl")]
+    for file in files:
+        file.rename(moved / file.name)
+    with pytest.raises(RecipeError) as error:
+        check_places(load_run(folder))
+    named = {file.name: f"tasks.{file.stem}.path" for file in files} | {
+        "base": "model.name_or_path"
+    }
+    for name, key in named.items():
+        assert f"\n  {key} = {data / name}" in str(error.value)
+        assert f" {key}=..." in str(error.value)
+    found = load_run(folder, [f"{key}={moved / name}" for name, key in named.items()])
+    check_places(found)
+    run(found, mode="resume", watch=Watcher())
+    assert results(folder) == results(whole.output_dir)
+    assert tensors(folder) == tensors(whole.output_dir)
+    check_places(load_run(folder))  # the folder's own recipe has the new places
 
 
 def test_a_resume_with_fewer_rows_in_a_pass_is_recorded_and_told_once(recipe: Recipe) -> None:
