@@ -92,7 +92,7 @@ def run(
 
 @app.command()
 def resume(run_folder: RunFolder, changes: Changes = None) -> None:
-    """Go on with the run in a folder; changes may be of memory, paths and the engine."""
+    """Go on with the run in a folder; changes may be of memory, disk, paths, the engine."""
     with told_errors():
         from msft_lite.run.resuming import check_places, load_run
 

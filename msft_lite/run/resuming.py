@@ -54,8 +54,8 @@ def load_run(folder: Path, changes: Sequence[str] = ()) -> Recipe:
             f"{' '.join(changes)}: would change the results of the run in {folder}. A resume takes "
             "train.per_device_train_batch_size with train.gradient_accumulation_steps (their "
             f"product must stay {begun.train.batch_rows}), "
-            f"{', '.join(f'model.{key}' for key in sorted(MEMORY_KEYS['model']))}, paths, and "
-            "settings of the engine other than its name"
+            f"{', '.join(f'model.{key}' for key in sorted(MEMORY_KEYS['model']))}, paths, "
+            "settings of snapshots, and of the engine other than its name"
         )
     return changed
 
