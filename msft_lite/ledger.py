@@ -23,25 +23,45 @@ Row = Mapping[str, Any]
 MEMORY = "memory"  # kind of the rows that tell how a resumed run makes its steps fit
 REPLAY = "replay"  # kind of the rows that tell which lost snapshot was trained again
 NOTES = (MEMORY, REPLAY)  # which take no part in the replay of the method
+DAMAGED = (
+    "the ledger is damaged: bring it back from a copy, or keep only the lines before this one, and "
+    "a resume trains the rest again"
+)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the complete rows of the ledger at ``path``; a torn last line is left out.
+    """Returns the complete rows of the ledger at ``path``; a torn last one is left out.
 
     Raises:
-        LedgerError: there is no such file, or a complete line is not a JSON object with a kind.
+        LedgerError: there is no such file, or a line before the last is not a JSON object with a
+            kind.
     """
     return _parse(path, _read_bytes(path)[0])
 
 
 def _read_bytes(path: Path) -> tuple[bytes, int]:
-    """Returns the complete lines and the length of the torn tail behind them."""
+    """Returns the complete lines and the length of the torn tail behind them.
+
+    A row's pages may reach the disk in any order before it is synced: where the power is cut, a
+    last line may have its end and not its beginning. Whatever it told is worked out again.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise LedgerError(f"{path}: cannot read the ledger: {error.strerror}") from None
     end = content.rfind(b"\n") + 1
+    last = content.rfind(b"\n", 0, max(0, end - 1)) + 1
+    if not _is_row(content[last:end]):
+        end = last
     return content[:end], len(content) - end
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and "kind" in row
 
 
 def _parse(path: Path, content: bytes) -> list[Row]:
@@ -50,12 +70,9 @@ def _parse(path: Path, content: bytes) -> list[Row]:
         try:
             row: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise LedgerError(
-                f"{path}, line {number}: not JSON ({error}); the ledger is damaged, "
-                "start again with --overwrite"
-            ) from None
+            raise LedgerError(f"{path}, line {number}: not JSON ({error}); {DAMAGED}") from None
         if not isinstance(row, dict) or "kind" not in row:
-            raise LedgerError(f"{path}, line {number}: not a ledger row: {line[:80]!r}")
+            raise LedgerError(f"{path}, line {number}: not a row: {line[:80]!r}; {DAMAGED}")
         rows.append(cast(Row, row))
     return rows
 
@@ -131,10 +148,11 @@ class Ledger:
         requests: what was asked for so far, recorded or not.
         places: ids of the snapshots at all marks recorded so far, by roll-out and mark.
         audit: the recorded measurement at the end of roll-out ``n``, if there is one.
+        torn_bytes: length of what was cut off when it was opened.
     """
 
     def __init__(self, path: Path, *, on_row: Callable[[Row], None] = lambda _row: None) -> None:
-        """Opens or creates the ledger at ``path`` and cuts off a torn last line.
+        """Opens or creates the ledger at ``path`` and cuts off a torn last row.
 
         Args:
             path: the file; its folder exists.
@@ -155,10 +173,11 @@ class Ledger:
         self._scores: dict[str, Mapping[str, Score]] = {}
         self._replayed = 0
         self._on_row = on_row
+        self.torn_bytes = 0
         if path.exists():
-            content, torn_bytes = _read_bytes(path)
+            content, self.torn_bytes = _read_bytes(path)
             self.rows = _parse(path, content)
-            if torn_bytes:
+            if self.torn_bytes:
                 os.truncate(path, len(content))
 
     def expect(self, row: Row) -> None:

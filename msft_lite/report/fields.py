@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from msft_lite.core import Score
 from msft_lite.errors import LedgerError
+from msft_lite.ledger import DAMAGED
 
 MOST_TOLD = 400  # characters of what is wrong with a row, which may be all of it
 
@@ -32,9 +33,7 @@ class Fields:
     def damaged(self, what: str) -> LedgerError:
         """Returns the error to raise when the row says ``what``, of which the beginning is told."""
         told = what if len(what) <= MOST_TOLD else f"{what[:MOST_TOLD]}.."
-        return LedgerError(
-            f"{self.where}: {told}; the ledger is damaged, start again with --overwrite"
-        )
+        return LedgerError(f"{self.where}: {told}; {DAMAGED}")
 
     def text(self, key: str) -> str:
         """Returns a string."""

@@ -130,6 +130,11 @@ def announce(shop: Workshop, notes: Sequence[str]) -> None:
         shop.watch.say(layers_line())
     for note in notes:
         shop.watch.say(note)
+    if torn := shop.ledger.torn_bytes:
+        shop.watch.say(
+            f"{shop.folder.ledger}: its last {torn:,} bytes were no whole row and were cut off; "
+            "what they told of is worked out again"
+        )
     for task in shop.tasks:
         for note in task.notes:
             shop.watch.say(f"{task.name}: {note}")

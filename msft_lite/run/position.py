@@ -95,6 +95,11 @@ class Position:
         """Id of the weights that the trainer's state belongs to."""
         return self.latest.snapshot if self.partway is None else self.partway.snapshot
 
+    @property
+    def first_unrecorded(self) -> int:
+        """Number of the first mark that was not in the ledger; all before it were."""
+        return self.pending[0].k if self.pending else self.latest.k + 1
+
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON object that `from_json` reads."""
         return {

@@ -237,7 +237,12 @@ class Roller:
                 f"and go on with: {resume_command(path.parent)} (the roll-out in progress is "
                 "trained again)"
             ) from error
-        if position.n > self._ledger.n:  # the ledger came back from an older copy of the run
+        recorded = (self._ledger.n, len(self._ledger.points))
+        if (position.n, position.first_unrecorded) > recorded:
+            self._watch.say(
+                "the crash copy is of a later moment than the ledger, as where a folder was copied "
+                "while the run worked; what was trained since the last new optimizer is repeated"
+            )
             return None
         self._trainer.restore_state(moments, counters)
         self._points.know(position.n, (*position.pending, position.latest))

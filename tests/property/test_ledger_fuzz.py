@@ -259,7 +259,7 @@ def test_mutated_ledgers_are_read_or_refused(
 @pytest.mark.parametrize("brackets", BRACKETS)
 def test_deep_nesting_is_refused_in_one_line(tmp_path: Path, brackets: str) -> None:
     path = tmp_path / "ledger.jsonl"
-    path.write_text(brackets + "\n")
+    path.write_text(brackets + '\n{"kind": "start"}\n')
     with pytest.raises(LedgerError, match=r"line 1: not ") as error:
         read_rows(path)
     assert len(str(error.value)) < 400

@@ -222,6 +222,34 @@ def test_all_that_is_written_is_on_record(
     assert read_story(folder / "ledger.jsonl").totals().spending.written_bytes == sum(sizes)
 
 
+@pytest.mark.parametrize("older", ["ledger.jsonl", "crash.safetensors and snapshots"])
+@pytest.mark.parametrize(
+    "name",
+    ["msft", "msft, full, deltas", "msft, one optimizer", "continual", "sro", "dynamix", "ies"],
+)
+def test_files_of_different_moments(
+    small_recipe: Path, tmp_path: Path, name: str, older: str
+) -> None:
+    """As in a folder that was copied while the run worked."""
+    whole = run(changed(small_recipe, tmp_path / "whole", *RUNS[name]), mode="new", watch=Watcher())
+    rows = results_but_replays(whole)
+    recipe = changed(small_recipe, tmp_path / "run", *RUNS[name])
+    middle, late = len(rows) // 2, len(rows) - 2
+    for moment, later in ((3, 5), (middle, middle + 1), (middle + 2, late)):
+        killed(recipe, "row", moment, "new" if moment == 3 else "resume")
+        first = shutil.copytree(recipe.output_dir, tmp_path / f"first-{moment}")
+        other = shutil.copytree(first, tmp_path / f"other-{moment}")
+        killed(changed(small_recipe, other, *RUNS[name]), "row", later, "resume")
+        for file in older.split(" and "):
+            shutil.rmtree(other / file, ignore_errors=True)
+            (other / file).unlink(missing_ok=True)
+            if (first / file).exists():
+                (first / file).rename(other / file)
+        run(changed(small_recipe, other, *RUNS[name]), mode="resume", watch=Watcher())
+        assert results_but_replays(other) == rows
+        assert tensors(other) == tensors(whole)
+
+
 def test_a_crash_copy_of_a_later_rollout_than_the_ledgers_is_not_gone_on_from(
     small_recipe: Path, tmp_path: Path
 ) -> None:

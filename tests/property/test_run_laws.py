@@ -143,6 +143,21 @@ def test_a_search_that_is_taken_over_is_the_one_that_would_have_been_made(tmp_pa
         run_several(variants, mode="new", watch=Watcher)
 
 
+def test_law_3_with_a_last_row_whose_beginning_never_reached_the_disk(
+    whole: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = short(tmp_path / "run", *TUNINGS["full"])
+    killed(recipe, "row", 6)
+    ledger = RunFolder(recipe.output_dir).ledger
+    *lines, last = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join([*lines, bytes(100), last[100:]]))
+    watch = Watcher()
+    run(recipe, mode="resume", watch=watch)
+    assert any(f"last {len(last):,} bytes were no whole row" in text for text in watch.said)
+    assert results(recipe.output_dir) == results(whole["full"])
+    assert tensors(recipe.output_dir) == tensors(whole["full"])
+
+
 def test_law_3_with_the_crash_copy_lost_too(whole: dict[str, Path], tmp_path: Path) -> None:
     recipe = short(tmp_path / "run", *TUNINGS["lora"])
     killed(recipe, "row", 5)

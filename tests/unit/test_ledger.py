@@ -154,11 +154,25 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, cut: int) -> None:
     assert path.read_bytes() == whole[: whole.rfind(b"\n", 0, -1) + 1]
 
 
+@pytest.mark.parametrize("line", [bytes(40) + b'"}\n', b"\n", b"[1]\n", b'{"k": 1}\n', b"{\n{"])
+def test_a_last_line_that_is_no_row_is_cut_off(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    filled(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + line)
+    assert len(read_rows(path)) == 8
+    ledger = Ledger(path)
+    assert len(ledger.rows) == 8
+    assert ledger.torn_bytes == len(line)
+    assert path.read_bytes() == whole
+    assert Ledger(path).torn_bytes == 0
+
+
 @pytest.mark.parametrize("line", [b"{broken\n", b"[1]\n", b'{"no": "kind"}\n', b"\xff\xfe\n"])
 def test_a_damaged_row_is_named_by_its_line(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_bytes(b'{"kind": "start"}\n' + line + b'{"kind": "finish"}\n')
-    with pytest.raises(LedgerError, match="line 2"):
+    with pytest.raises(LedgerError, match=r"line 2.*keep only the lines before this one"):
         Ledger(path)
 
 
