@@ -51,6 +51,10 @@ class LostSnapshot(SnapshotError):
         self.problem = problem
 
 
+class DamagedCrashCopy(SnapshotError):
+    """The crash copy cannot be read; what it held can be trained again."""
+
+
 class StorageError(MsftError):
     """The disk is full, read-only or gone."""
 

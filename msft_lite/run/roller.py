@@ -17,7 +17,7 @@ from msft_lite.core import (
     scored_tasks,
 )
 from msft_lite.data.sampler import Cursor
-from msft_lite.errors import Interrupted, SnapshotError, StorageError, resume_command
+from msft_lite.errors import DamagedCrashCopy, Interrupted, StorageError, resume_command
 from msft_lite.model.weights import Weights
 from msft_lite.run.audit import Auditor
 from msft_lite.run.evaluator import Evaluation, Split
@@ -220,37 +220,40 @@ class Roller:
         return replace(position, pending=pending)
 
     def _restored(self) -> Position | None:
-        """Returns where the crash copy stands, with its moments in place.
+        """Returns where the crash copy stands, with its moments in place; None: it is of no use.
 
-        Its weights are, too, where they are of no mark; where these are lost, it is of no use.
+        Its weights are in place, too, where they are of no mark.
+
+        Raises:
+            SnapshotError: it is of another format.
         """
-        copy = load_crash_copy(self._settings.crash_path)
-        if copy is None:
-            return None
-        moments, state = copy
+        path = self._settings.crash_path
         try:
+            copy = load_crash_copy(path)
+            if copy is None:
+                return None
+            moments, state = copy
             position, counters = Position.from_json(state["position"]), dict(state["trainer"])
+        except DamagedCrashCopy as error:
+            return self._without(str(error))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            path = self._settings.crash_path
-            raise SnapshotError(
-                f"{path}: it does not say where a run stands ({type(error).__name__}); delete it "
-                f"and go on with: {resume_command(path.parent)} (the roll-out in progress is "
-                "trained again)"
-            ) from error
+            return self._without(f"{path}: it does not say where a run stands ({error!r})")
         recorded = (self._ledger.n, len(self._ledger.points))
         if (position.n, position.first_unrecorded) > recorded:
-            self._watch.say(
-                "the crash copy is of a later moment than the ledger, as where a folder was copied "
-                "while the run worked; what was trained since the last new optimizer is repeated"
+            return self._without(
+                f"{path}: of a later moment than the ledger, as where a folder was copied while "
+                "the run worked"
             )
-            return None
         self._trainer.restore_state(moments, counters)
         self._points.know(position.n, (*position.pending, position.latest))
         if position.partway and (problem := self._points.hold_partway(position.snapshot)):
-            self._watch.say(f"{problem}; what was trained since the last new optimizer is repeated")
-            return None
+            return self._without(problem)
         self._points.anchor = position.snapshot
         return position
+
+    def _without(self, problem: str) -> None:
+        """Tells why the crash copy is of no use."""
+        self._watch.say(f"{problem}; what was trained since the last new optimizer is repeated")
 
     def _next_mark(self, request: Rollout, position: Position) -> Position:
         """Trains one mark interval and, if it is to be scored, saves its end.

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 
-from msft_lite.errors import SnapshotError, resume_command
+from msft_lite.errors import DamagedCrashCopy, SnapshotError, resume_command
 from msft_lite.snapshot.durable import PARTIAL, replacing
 from msft_lite.snapshot.tensor_file import (
     Header,
@@ -29,6 +29,7 @@ from msft_lite.snapshot.tensor_file import (
 
 FORMAT = "msft-lite crash copy 1"
 
+_DAMAGED = "the crash copy is damaged"
 _BLANK = b"0" * 64  # stands for the checksum while the checksum is computed
 
 
@@ -73,22 +74,28 @@ def load_crash_copy(
     Also removes what a killed process had half-written beside it, unless it ``reads_only``.
 
     Raises:
-        SnapshotError: the crash copy is damaged.
+        DamagedCrashCopy: it cannot be read, or a bit is not as it was written.
+        SnapshotError: it is of another format.
     """
     if not reads_only:
         path.with_name(path.name + PARTIAL).unlink(missing_ok=True)
     try:
         with path.open("rb") as file:
-            return _read(file, size_bytes=os.fstat(file.fileno()).st_size)
+            header = read_header(file, size_bytes=os.fstat(file.fileno()).st_size, where=_DAMAGED)
+            found = header.metadata.get("format")
+            if found == FORMAT:
+                return _read(file, header)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SnapshotError(f"{path}: cannot read: {error.strerror or error}") from error
+        raise DamagedCrashCopy(f"{path}: cannot read: {error.strerror or error}") from error
     except SnapshotError as error:
-        raise SnapshotError(
-            f"{path}: {error}; bring it back from a copy of the run, or delete it and go on with: "
-            f"{resume_command(path.parent)} (the roll-out in progress is trained again)"
-        ) from error
+        raise DamagedCrashCopy(f"{path}: {error}") from error
+    raise SnapshotError(
+        f"{path}: its format is {str(found)[:60]!a}, not {FORMAT!a}; go on with the version that "
+        f"wrote it, or delete it and go on with: {resume_command(path.parent)} (what it holds is "
+        "trained again)"
+    )
 
 
 def told_state(path: Path) -> dict[str, Any]:
@@ -101,27 +108,15 @@ def told_state(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _read(
-    file: BufferedIOBase, *, size_bytes: int
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    where = "the crash copy is damaged"
-    header = read_header(file, size_bytes=size_bytes, where=where)
-    checksum = _checksum(header, where)
-    digest = hashlib.sha256(header.raw.replace(checksum.encode(), _BLANK, 1))
-    tensors = read_data(file, header, where=where, on_piece=digest.update)
-    if digest.hexdigest() != checksum:
-        raise SnapshotError(f"{where}: its checksum does not fit its bytes")
-    return tensors, _state(header, where)
-
-
-def _checksum(header: Header, where: str) -> str:
-    found = header.metadata.get("format")
-    if found != FORMAT:
-        raise SnapshotError(f"{where}: its format is {str(found)[:60]!a}, not {FORMAT!a}")
+def _read(file: BufferedIOBase, header: Header) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     checksum = header.metadata.get("sha256", "")
     if len(checksum) != len(_BLANK) or not checksum.isascii():
-        raise SnapshotError(f"{where}: it has no checksum")
-    return checksum
+        raise SnapshotError(f"{_DAMAGED}: it has no checksum")
+    digest = hashlib.sha256(header.raw.replace(checksum.encode(), _BLANK, 1))
+    tensors = read_data(file, header, where=_DAMAGED, on_piece=digest.update)
+    if digest.hexdigest() != checksum:
+        raise SnapshotError(f"{_DAMAGED}: its checksum does not fit its bytes")
+    return tensors, _state(header, _DAMAGED)
 
 
 def _state(header: Header, where: str) -> dict[str, Any]:

@@ -95,8 +95,9 @@ def test_all_files_at_once_with_the_crash_copy(
     killed(recipe, "row", 2 * len(rows) // 3)
     for file in snapshots(recipe.output_dir):
         file.unlink()
-    RunFolder(recipe.output_dir).crash_copy.unlink()
-    killed(recipe, "progress", 3, "resume")  # while something is being trained again
+    flipped(RunFolder(recipe.output_dir).crash_copy)
+    watch = killed(recipe, "progress", 3, "resume")  # while something is being trained again
+    assert any("the crash copy is damaged" in text for text in watch.said)
     run(recipe, mode="resume", watch=Watcher())
     assert results_but_replays(recipe.output_dir) == rows
     assert tensors(recipe.output_dir) == tensors(whole)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from msft_lite.engine.torch_engine import TorchEngine
-from msft_lite.errors import Interrupted, SnapshotError
+from msft_lite.errors import Interrupted
 from msft_lite.recipe import Recipe
 from msft_lite.run.folder import Mode, RunFolder
 from msft_lite.run.inventory import PARTWAY, inventory, verified
@@ -147,17 +147,17 @@ def test_where_there_is_no_room_the_steps_since_the_mark_are_repeated(
 
 
 @pytest.mark.parametrize("state", [{}, {"position": {"n": 1}, "trainer": {}}])
-def test_a_crash_copy_that_says_nothing_is_told_and_may_be_deleted(
+def test_a_crash_copy_that_says_nothing_is_told_and_done_without(
     small_recipe: Path, tmp_path: Path, state: dict[str, Any]
 ) -> None:
     recipe = changed(small_recipe, tmp_path / "run", *LONG)
     asked_to_end(recipe, 2, "new")
-    path = RunFolder(recipe.output_dir).crash_copy
-    save_crash_copy(path, {}, state)
-    with pytest.raises(SnapshotError, match="delete it and go on with: msft-lite resume"):
-        run(recipe, mode="resume", watch=Asker())
-    path.unlink()
-    asked_to_end(recipe, 1)
+    save_crash_copy(RunFolder(recipe.output_dir).crash_copy, {}, state)
+    watch = Asker()
+    run(recipe, mode="resume", watch=watch)
+    assert watch.steps[0] == (1, 1)
+    (line,) = [text for text in watch.said if "does not say where a run stands" in text]
+    assert line.endswith("; what was trained since the last new optimizer is repeated")
 
 
 def test_the_folder_of_a_finished_run_has_nothing_of_it(small_recipe: Path, tmp_path: Path) -> None:
