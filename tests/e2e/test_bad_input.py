@@ -251,9 +251,9 @@ FOLDER_CASES = {
     "resume of an empty folder": Case(("holds no run",), command=("resume", "{folder}")),
     "report of an empty folder": Case(("ledger.jsonl",), command=("report", "{folder}")),
     "damaged ledger": Case(
-        ("ledger.jsonl, line 1", "damaged", "--overwrite"),
+        ("ledger.jsonl, line 1", "damaged", "keep only the lines before"),
         ("--resume",),
-        {"run/ledger.jsonl": "not JSON\n"},
+        {"run/ledger.jsonl": 'not JSON\n{"kind": "start"}\n'},
     ),
     "ledger of another recipe": Case(
         ("ledger.jsonl", "began with another recipe", "--overwrite"),
