@@ -51,29 +51,26 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
         raise LedgerError(f"{path}: cannot read the ledger: {error.strerror}") from None
     end = content.rfind(b"\n") + 1
     last = content.rfind(b"\n", 0, max(0, end - 1)) + 1
-    if not _is_row(content[last:end]):
+    if _row_in(content[last:end]) is None:
         end = last
     return content[:end], len(content) - end
 
 
-def _is_row(line: bytes) -> bool:
+def _row_in(line: bytes) -> Row | None:
+    """Returns the row that ``line`` is; None: it is no JSON object with a kind."""
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(row, dict) and "kind" in row
+        return None
+    return cast(Row, row) if isinstance(row, dict) and "kind" in row else None
 
 
 def _parse(path: Path, content: bytes) -> list[Row]:
     rows: list[Row] = []
     for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            row: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise LedgerError(f"{path}, line {number}: not JSON ({error}); {DAMAGED}") from None
-        if not isinstance(row, dict) or "kind" not in row:
+        if (row := _row_in(line)) is None:
             raise LedgerError(f"{path}, line {number}: not a row: {line[:80]!r}; {DAMAGED}")
-        rows.append(cast(Row, row))
+        rows.append(row)
     return rows
 
 

@@ -252,7 +252,7 @@ class Roller:
         return position
 
     def _without(self, problem: str) -> None:
-        """Tells why the crash copy is of no use."""
+        """Tells why the crash copy is of no use, and what follows; returns nothing in its place."""
         self._watch.say(f"{problem}; what was trained since the last new optimizer is repeated")
 
     def _next_mark(self, request: Rollout, position: Position) -> Position:

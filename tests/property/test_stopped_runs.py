@@ -150,6 +150,7 @@ def test_where_there_is_no_room_the_steps_since_the_mark_are_repeated(
 def test_a_crash_copy_that_says_nothing_is_told_and_done_without(
     small_recipe: Path, tmp_path: Path, state: dict[str, Any]
 ) -> None:
+    whole = run(changed(small_recipe, tmp_path / "whole", *LONG), mode="new", watch=Asker())
     recipe = changed(small_recipe, tmp_path / "run", *LONG)
     asked_to_end(recipe, 2, "new")
     save_crash_copy(RunFolder(recipe.output_dir).crash_copy, {}, state)
@@ -158,6 +159,8 @@ def test_a_crash_copy_that_says_nothing_is_told_and_done_without(
     assert watch.steps[0] == (1, 1)
     (line,) = [text for text in watch.said if "does not say where a run stands" in text]
     assert line.endswith("; what was trained since the last new optimizer is repeated")
+    assert results(recipe.output_dir) == results(whole)
+    assert tensors(recipe.output_dir) == tensors(whole)
 
 
 def test_the_folder_of_a_finished_run_has_nothing_of_it(small_recipe: Path, tmp_path: Path) -> None:
