@@ -77,8 +77,8 @@ def check_places(recipe: Recipe) -> None:
         listed = "".join(f"\n  {key} = {at}" for key, at in gone.items())
         changes = (f"{key}=..." for key in gone)
         raise RecipeError(
-            f"what the run began with is not there any more:{listed}\nbring it back, or say where "
-            f"it is: {resume_command(recipe.output_dir)} {' '.join(changes)}"
+            f"what the run began with is not there any more:{listed}\nbring it back, or say by "
+            f"absolute paths where it is: {resume_command(recipe.output_dir)} {' '.join(changes)}"
         )
 
 
